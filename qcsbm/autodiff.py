@@ -1,0 +1,47 @@
+"""Products with the Jacobian of a vector field, and random probes.
+
+Every function takes the field's value ``s`` at ``x`` together with ``x`` itself, both of shape
+(B, ...) with a graph between them. Samples of a batch must not interact, so that the Jacobian is
+block diagonal; J below is one sample's block, with D = numel / B rows and columns.
+"""
+
+import torch
+from torch import Tensor
+
+
+def vjp(s: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
+    """Jᵀv, shaped like ``x``. The graph of ``s`` is kept."""
+    return torch.autograd.grad(s, x, v, create_graph=create_graph, retain_graph=True)[0]
+
+
+def vjp_jvp(s: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """(Jᵀv, Jv), both shaped like ``x``, from one forward pass.
+
+    Jᵀw is linear in w, so the derivative of ⟨Jᵀw, v⟩ with respect to w is Jv: a second backward
+    pass gives the forward product. With ``create_graph`` both carry their whole dependence on the
+    parameters.
+
+    References:
+        A new trick for calculating Jacobian vector products (Townsend, 2017);
+        https://j-towns.github.io/2017/06/12/A-new-trick.html
+    """
+    w = v.detach().clone().requires_grad_()
+    jt_w = vjp(s, x, w, create_graph=True)
+    j_v = torch.autograd.grad(jt_w, w, v, create_graph=create_graph, retain_graph=True)[0]
+    return (jt_w if create_graph else jt_w.detach()), j_v
+
+
+def jacobian(s: Tensor, x: Tensor, create_graph: bool = False) -> Tensor:
+    """The full Jacobian ∂s_i/∂x_j of every sample, shape (B, D, D), by D backward passes."""
+    rows = []
+    flat = s.flatten(1)
+    for i in range(flat.shape[1]):
+        v = torch.zeros_like(flat)
+        v[:, i] = 1
+        rows.append(vjp(flat, x, v, create_graph=create_graph).flatten(1))
+    return torch.stack(rows, 1)
+
+
+def rademacher(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Independent ±1 entries with equal probability, float32: E[v vᵀ] = I."""
+    return torch.randint(0, 2, shape, generator=generator).mul_(2).sub_(1).float()
