@@ -1,0 +1,1 @@
+"""The networks whose output a score model divides by the noise scale."""
