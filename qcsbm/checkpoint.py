@@ -1,0 +1,112 @@
+"""Checkpoints: one safetensors file with raw weights, EMA weights and Adam's moments.
+
+Tensors are named ``model.*``, ``ema.*``, ``exp_avg.*`` and ``exp_avg_sq.*`` after the parameters
+of the model; the header carries the step, the specification of the training and, as long as the
+training goes on, its learning curve so far. Reading one executes nothing.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from qcsbm.files import atomic
+
+PARTS = ("model", "ema", "exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class TrainingState:
+    """All that training needs to go on from ``step``: random draws are functions of the step."""
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+    spec: dict = field(default_factory=dict)
+    curve: list = field(default_factory=list)
+
+
+def save(path: str | Path, state: TrainingState) -> None:
+    """Write ``state`` atomically."""
+    tensors = {
+        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        for part in PARTS
+        for name, tensor in getattr(state, part).items()
+    }
+    header = {"step": state.step, "spec": state.spec, "curve": state.curve}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"qcsbm": json.dumps(header, sort_keys=True)})
+
+
+def load(path: str | Path) -> TrainingState:
+    """Read a checkpoint.
+
+    Raises:
+        ValueError: the file is damaged or was not written by `save`.
+    """
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["qcsbm"])
+            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                part, _, name = key.partition(".")
+                parts[part][name] = file.get_tensor(key)
+        return TrainingState(**parts, **header)
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path}: found no usable checkpoint ({error}), expected one that training wrote"
+        ) from None
+
+
+def load_weights(model: nn.Module, path: str | Path, weights: str) -> nn.Module:
+    """Put the ``weights`` ("ema" or "raw") of a checkpoint into ``model``, ready for evaluation.
+
+    Raises:
+        ValueError: the file is damaged or belongs to another network.
+    """
+    state = load(path)
+    restore(model, state.ema if weights == "ema" else state.model, path)
+    return model.eval().requires_grad_(False)
+
+
+def restore(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Load ``tensors`` into ``model``; ValueError names the first one that does not fit."""
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        found = tuple(tensors[name].shape) if name in tensors else "nothing"
+        wanted = tuple(expected[name].shape) if name in expected else "nothing"
+        if found != wanted:
+            raise ValueError(f"{path}: tensor {name}: found {found}, expected {wanted}")
+    model.load_state_dict(tensors)
+
+
+def names(model: nn.Module) -> list[str]:
+    """The trainable parameters of ``model``, in the order of its optimiser."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def adam_moments(optimiser: torch.optim.Adam, model: nn.Module) -> tuple[dict, dict]:
+    """First and second moments by parameter name; empty before the first step."""
+    moments = [optimiser.state.get(p, {}) for p in optimiser.param_groups[0]["params"]]
+    named = list(zip(names(model), moments, strict=True))
+    return (
+        {name: moment["exp_avg"] for name, moment in named if moment},
+        {name: moment["exp_avg_sq"] for name, moment in named if moment},
+    )
+
+
+def restore_adam(optimiser: torch.optim.Adam, model: nn.Module, state: TrainingState) -> None:
+    """Give ``optimiser`` the moments and the step count of ``state``."""
+    for name, parameter in zip(names(model), optimiser.param_groups[0]["params"], strict=True):
+        if name in state.exp_avg:
+            optimiser.state[parameter] = {
+                "step": torch.tensor(float(state.step)),
+                "exp_avg": state.exp_avg[name].to(parameter.device),
+                "exp_avg_sq": state.exp_avg_sq[name].to(parameter.device),
+            }

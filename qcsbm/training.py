@@ -1,0 +1,171 @@
+"""The training loop: Adam with warm-up and clipping, an EMA of the weights, exact resume.
+
+Every random draw is a function of (seed, step): the batch, its augmentation, t, z and the probes.
+Hence a run that was interrupted goes on as if it had not been, a regularised run that starts from
+a checkpoint sees the same data and noise as the run it came from, and all methods of one seed are
+paired.
+
+References:
+    Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021),
+    Appendix C and H; https://arxiv.org/abs/2011.13456
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from qcsbm import checkpoint
+from qcsbm.autodiff import rademacher
+from qcsbm.checkpoint import TrainingState
+from qcsbm.config import Regulariser, Training
+from qcsbm.data.quantisation import dequantise, to_unit
+from qcsbm.losses import training_loss
+from qcsbm.models import ScoreModel
+from qcsbm.seeding import derive, generator, permutation
+
+CURVE_COLUMNS = ("step", "dsm", "qc", "grad_norm")
+WINDOW = 50
+SAVE_EVERY_S = 60.0
+
+
+class BatchOrder:
+    """Batches from an endless sequence of independent shuffles of the training set."""
+
+    def __init__(self, n: int, batch_size: int, seed: int):
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.epochs: dict[int, np.ndarray] = {}
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Indices (batch_size,) of the batch of ``step`` ≥ 1."""
+        positions = np.arange((step - 1) * self.batch_size, step * self.batch_size)
+        needed = range(positions[0] // self.n, positions[-1] // self.n + 1)
+        self.epochs = {
+            epoch: self.epochs[epoch]
+            if epoch in self.epochs
+            else permutation(self.n, self.seed, "epoch", epoch)
+            for epoch in needed
+        }
+        return np.array([self.epochs[p // self.n][p % self.n] for p in positions])
+
+
+def train(
+    model: ScoreModel,
+    images: np.ndarray,
+    levels: int,
+    training: Training,
+    regulariser: Regulariser | None,
+    seed: int,
+    stop: int,
+    state: TrainingState | None = None,
+    save: Callable[[TrainingState], None] | None = None,
+    save_every_s: float = SAVE_EVERY_S,
+) -> TrainingState:
+    """Train ``model`` on uint8 ``images`` (N, C, H, W) up to step ``stop`` and return its state.
+
+    Starts from ``state`` where one is given. The state's curve has a row (`CURVE_COLUMNS`) per
+    `WINDOW` steps, means over the window; qc is σ² L_QC, NaN-free and None without regulariser.
+    ``save`` is called with the state every ``save_every_s`` seconds, at the end of a window.
+
+    Raises:
+        ArithmeticError: loss or gradient is not finite.
+    """
+    device = next(model.parameters()).device
+    names = checkpoint.names(model)
+    parameters = [model.get_parameter(name) for name in names]
+    optimiser = torch.optim.Adam(
+        parameters, training.lr, betas=(training.beta1, 0.999), eps=training.eps
+    )
+    ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    start, curve = 0, []
+    if state is not None:
+        checkpoint.restore(model, state.model, "the state to start from")
+        checkpoint.restore_adam(optimiser, model, state)
+        ema = {name: tensor.to(device).clone() for name, tensor in state.ema.items()}
+        start, curve = state.step, list(state.curve)
+    order = BatchOrder(len(images), training.batch_size, seed)
+    averaged = [ema[name] for name in names]
+    window: list[Tensor] = []
+    saved = time.monotonic()
+    model.train()
+
+    progress = tqdm(range(start + 1, stop + 1), initial=start, total=stop, mininterval=5.0)
+    for step in progress:
+        # Dropout is the only draw left to the global generator.
+        torch.manual_seed(derive(seed, "dropout", step))
+        x_0, t, z = draw_batch(images, levels, order(step), training, model, seed, step)
+        probes = None
+        if regulariser:
+            shape = (regulariser.probes, *x_0.shape)
+            probes = rademacher(shape, generator(seed, "probes", step)).to(device)
+        estimator = regulariser.estimator if regulariser else "trace"
+        loss = training_loss(model, x_0.to(device), t.to(device), z.to(device), probes, estimator)
+        dsm = loss.dsm.mean()
+        qc = torch.zeros_like(dsm) if loss.qc is None else loss.qc.mean()
+        total = dsm if regulariser is None else dsm + regulariser.weight * qc
+
+        optimiser.zero_grad()
+        total.backward()
+        grad_norm = clip_grad_norm_(parameters, training.grad_clip)
+        for group in optimiser.param_groups:
+            group["lr"] = training.lr * min(step / training.warmup, 1)
+        optimiser.step()
+        decay = min(training.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, parameters, 1 - decay)
+
+        window.append(torch.stack([dsm, qc, grad_norm]).detach())
+        if step % WINDOW and step != stop:
+            continue
+        means = torch.stack(window).mean(0).tolist()
+        window = []
+        for name, value in zip(CURVE_COLUMNS[1:], means, strict=True):
+            if not math.isfinite(value):
+                raise ArithmeticError(
+                    f"training diverged: {name} is {value} within the {WINDOW} steps up to step "
+                    f"{step}"
+                )
+        curve.append([step, means[0], means[1] if regulariser else None, means[2]])
+        progress.set_postfix_str(f"dsm {means[0]:.2f} qc {means[1]:.3g}", refresh=False)
+        if save and step != stop and time.monotonic() - saved > save_every_s:
+            save(_state(step, model, ema, optimiser, curve))
+            saved = time.monotonic()
+    return _state(stop, model, ema, optimiser, curve)
+
+
+def draw_batch(
+    images: np.ndarray,
+    levels: int,
+    indices: np.ndarray,
+    training: Training,
+    model: ScoreModel,
+    seed: int,
+    step: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Data x_0 (B, C, H, W) in [0, 1], times t (B,) in [ε, 1] and noise z like x_0, on the CPU."""
+    draws = generator(seed, "batch", step)
+    k = torch.from_numpy(images[indices])
+    x_0 = dequantise(k, levels, draws) if training.dequantise else to_unit(k, levels)
+    if training.flip:
+        flipped = torch.rand(len(x_0), generator=draws) < 0.5
+        x_0 = torch.where(flipped[:, None, None, None], x_0.flip(3), x_0)
+    epsilon = model.sde.epsilon
+    t = epsilon + (1 - epsilon) * torch.rand(len(x_0), generator=draws)
+    return x_0, t, torch.randn(x_0.shape, generator=draws)
+
+
+def _state(
+    step: int,
+    model: ScoreModel,
+    ema: dict[str, Tensor],
+    optimiser: torch.optim.Adam,
+    curve: list,
+) -> TrainingState:
+    exp_avg, exp_avg_sq = checkpoint.adam_moments(optimiser, model)
+    # EMA is kept for parameters only; buffers never change.
+    return TrainingState(step, model.state_dict(), ema, exp_avg, exp_avg_sq, curve=list(curve))

@@ -1,0 +1,165 @@
+"""The training loop: pairing, resume, EMA and the order of batches."""
+
+import numpy as np
+import pytest
+import torch
+
+from qcsbm import checkpoint
+from qcsbm.autodiff import rademacher
+from qcsbm.config import Regulariser, Training
+from qcsbm.losses import training_loss
+from qcsbm.models import build
+from qcsbm.seeding import generator
+from qcsbm.training import BatchOrder, train
+
+SHAPE = (1, 4, 4)
+NETWORK = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.1)
+SDE = dict(sigma_min=0.01, sigma_max=5.0)
+TRAINING = Training(batch_size=8, lr=1e-3, warmup=5, dequantise=True, flip=True)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 17, (30, *SHAPE), dtype=np.uint8)
+
+
+def fresh(parameterisation="score"):
+    return build(SHAPE, parameterisation, parameterisation == "energy", NETWORK, SDE, seed=3)
+
+
+def run(images, stop, state=None, regulariser=None, **options):
+    return train(fresh(), images, 17, TRAINING, regulariser, 3, stop, state, **options)
+
+
+def assert_same(a, b):
+    for part in checkpoint.PARTS:
+        x, y = getattr(a, part), getattr(b, part)
+        assert x.keys() == y.keys()
+        for name in x:
+            assert torch.equal(x[name], y[name]), (part, name)
+
+
+@pytest.mark.parametrize("estimator", ["trace", "antisymmetric"])
+def test_regulariser_of_weight_zero_changes_nothing(images, estimator):
+    regulariser = Regulariser(weight=0.0, estimator=estimator)
+    assert_same(run(images, 12), run(images, 12, regulariser=regulariser))
+    # The regulariser is live: a positive weight does change the weights.
+    other = run(images, 12, regulariser=Regulariser(weight=1.0, estimator=estimator))
+    assert not torch.equal(
+        run(images, 12).model["network.stem.weight"], other.model["network.stem.weight"]
+    )
+
+
+def test_interrupted_training_ends_in_the_same_bytes(images, tmp_path):
+    whole = run(images, 60)
+    saved = []
+    run(images, 60, save=saved.append, save_every_s=0.0)
+    assert [state.step for state in saved] == [50]
+    # Tensors of a live model would have gone on changing; a file does not.
+    half = run(images, 50)
+    checkpoint.save(tmp_path / "state.safetensors", half)
+    resumed = run(images, 60, state=checkpoint.load(tmp_path / "state.safetensors"))
+    assert_same(whole, resumed)
+    assert whole.curve == resumed.curve
+
+
+def test_checkpoint_is_the_same_file_twice_and_nothing_else_is_left(images, tmp_path):
+    for name in ("a", "b"):
+        checkpoint.save(tmp_path / name, run(images, 3))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_damaged_or_foreign_checkpoint_is_refused(images, tmp_path):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, run(images, 1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"x.safetensors: found no usable checkpoint"):
+        checkpoint.load(path)
+    path.write_bytes(whole)
+    wider = build(SHAPE, "score", False, dict(NETWORK, nf=16), SDE)
+    with pytest.raises(ValueError, match=r"tensor .*: found \(.*\), expected \(.*\)"):
+        checkpoint.load_weights(wider, path, "ema")
+
+
+def test_ema_follows_its_recursion(images):
+    averages, weights = [], []
+    for stop in range(4):
+        state = run(images, stop)
+        averages.append(state.ema["network.stem.weight"].clone())
+        weights.append(state.model["network.stem.weight"].clone())
+    assert torch.equal(averages[0], weights[0])
+    for step in (1, 2, 3):
+        decay = min(TRAINING.ema, (1 + step) / (10 + step))
+        expected = decay * averages[step - 1] + (1 - decay) * weights[step]
+        torch.testing.assert_close(averages[step], expected)
+
+
+def test_epochs_are_independent_shuffles_of_everything():
+    order = BatchOrder(10, 4, seed=0)
+    indices = np.concatenate([order(step) for step in range(1, 6)])
+    first, second = indices[:10], indices[10:]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert list(first) != list(second)
+    np.testing.assert_array_equal(BatchOrder(10, 4, seed=0)(3), indices[8:12])
+
+
+def test_dsm_is_half_the_squared_denoising_error():
+    model = fresh().double().eval()
+    g = generator(0, "dsm")
+    x_0 = torch.rand(3, *SHAPE, dtype=torch.float64, generator=g)
+    z = torch.randn(x_0.shape, dtype=torch.float64, generator=g)
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    loss = training_loss(model, x_0, t, z)
+    for i in range(3):
+        sigma = 0.01 * 500 ** t[i]
+        x_t = x_0[i] + sigma * z[i]
+        # The conditional score of a Gaussian perturbation is -z/σ.
+        error = model(x_t[None], t[i : i + 1])[0] + z[i] / sigma
+        torch.testing.assert_close(loss.dsm[i], sigma**2 * error.square().sum() / 2)
+
+
+def test_loss_gradient_equals_finite_differences_through_the_regulariser():
+    model = build(
+        SHAPE, "score", False, dict(NETWORK, dropout=0.0, init_scale=1.0), SDE, 3
+    ).double()
+    g = generator(0, "gradient")
+    x_0 = torch.rand(2, *SHAPE, dtype=torch.float64, generator=g)
+    z = torch.randn(x_0.shape, dtype=torch.float64, generator=g)
+    probes = rademacher((2, *x_0.shape), g).double()
+    t = torch.tensor([0.4, 0.8], dtype=torch.float64)
+    weight = model.network.stem.weight
+
+    def value(estimator):
+        loss = training_loss(model, x_0, t, z, probes, estimator)
+        return (loss.dsm + loss.qc).mean()
+
+    for estimator in ("trace", "antisymmetric"):
+        (slope,) = torch.autograd.grad(value(estimator), weight)
+        direction = torch.randn(weight.shape, dtype=torch.float64, generator=g)
+        step = 1e-6
+        weight.data += step * direction
+        above = value(estimator).item()
+        weight.data -= 2 * step * direction
+        below = value(estimator).item()
+        weight.data += step * direction
+        expected = (above - below) / (2 * step)
+        assert (slope * direction).sum().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_divergence_stops_with_step_and_quantity(images):
+    wild = Training(batch_size=8, lr=1e30, warmup=1, grad_clip=1e30)
+    with pytest.raises(ArithmeticError, match=r"training diverged: \w+ is (nan|inf).* step \d+"):
+        train(fresh("energy"), images, 17, wild, None, 0, 60)
+
+
+def test_warmup_is_linear(images):
+    moved = []
+    for warmup in (5, 10):
+        training = TRAINING.model_copy(update={"warmup": warmup})
+        state = train(fresh(), images, 17, training, None, 3, 1)
+        start = fresh().network.stem.weight.detach()
+        moved.append((state.model["network.stem.weight"] - start).abs().mean().item())
+    # Adam's first step is proportional to the learning rate; float32 weights round it.
+    assert moved[0] == pytest.approx(2 * moved[1], rel=1e-3)
