@@ -1,0 +1,196 @@
+"""Reads NCSN++ checkpoints in the layout of score_sde and of the paper's code.
+
+Such a file is a dictionary: "model" is a state dict with names like ``all_modules.7.Conv_0.weight``
+(``module.`` in front where the network was trained in parallel), in which ``all_modules`` counts
+the blocks in the order of the forward pass; "ema" holds the averaged parameters as the list
+"shadow_params", without names, in the order of the model's trained parameters; "optimizer" and,
+where score_sde wrote the file, "step" complete it. The model's ``sigmas``, the noise scales of
+discrete training, are not used by a network that is conditional on log σ.
+
+Networks with ``ddpm`` blocks or a residual output pyramid have no names here: the published code
+cannot run them, so that no such files exist.
+
+References:
+    https://github.com/yang-song/score_sde_pytorch (models/ncsnpp.py, models/ema.py, utils.py)
+    https://github.com/chen-hao-chao/qcsbm (real_world/utils.py)
+"""
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qcsbm.nets.layers import (
+    Attention,
+    DownsampleConv,
+    FourierEmbedding,
+    ResidualBlock,
+    StridedConv,
+)
+from qcsbm.nets.ncsnpp import InputSkip, NCSNpp
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """Two state dicts for the network, the raw and the averaged weights, and the training step."""
+
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    step: int
+
+
+def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
+    """The checkpoint at ``path`` under the names of ``network``, which it must fit exactly.
+
+    Where the file has no step, the number of updates of the average stands in for it: training
+    raises both together. The frequencies of the embedding are not trained, hence not averaged.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds more than tensors and plain values, is not in this layout, or
+            has missing, unexpected or wrongly shaped tensors.
+    """
+    contents = _load(Path(path))
+    model = _entry(contents, path, dict, "model")
+    shadow = _entry(contents, path, list, "ema", "shadow_params")
+    step_keys = ("step",) if "step" in contents else ("ema", "num_updates")
+    step = _entry(contents, path, int, *step_keys)
+
+    if all(name.startswith("module.") for name in model):
+        model = {name.removeprefix("module."): tensor for name, tensor in model.items()}
+    model = {name: tensor for name, tensor in model.items() if name != "sigmas"}
+    names = published_names(network)
+    shapes = {names[our]: _stored_shape(names[our], t) for our, t in network.state_dict().items()}
+    _require(model, shapes, f"{path}: model")
+
+    trained = [names[our] for our, _ in network.named_parameters()]
+    if len(shadow) != len(trained):
+        raise ValueError(
+            f"{path}: ema.shadow_params has {len(shadow)} tensors, expected {len(trained)}"
+        )
+    averages = dict(zip(trained, shadow, strict=True))
+    _require(averages, {name: shapes[name] for name in trained}, f"{path}: ema.shadow_params")
+
+    def ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {our: _to_ours(name, tensors[name]) for our, name in names.items()}
+
+    return PublishedCheckpoint(ours(model), ours(model | averages), step)
+
+
+def published_names(network: NCSNpp) -> dict[str, str]:
+    """The published name of every entry of the network's state dict, in the published order."""
+    state = network.state_dict()
+    return {
+        f"{prefix}.{ours}": f"all_modules.{n}.{published}"
+        for n, (prefix, block) in enumerate(_blocks(network, ""))
+        for ours, published in BLOCKS[type(block)].items()
+        if f"{prefix}.{ours}" in state
+    }
+
+
+def _layer(ours: str, published: str) -> dict[str, str]:
+    return {f"{ours}.{leaf}": f"{published}.{leaf}" for leaf in ("weight", "bias")}
+
+
+def _projection(ours: str, published: str) -> dict[str, str]:
+    return {f"{ours}.weight": f"{published}.W", f"{ours}.bias": f"{published}.b"}
+
+
+PLAIN = {"weight": "weight", "bias": "bias"}
+BLOCKS = {
+    FourierEmbedding: {"frequencies": "W"},
+    nn.Linear: PLAIN,
+    nn.Conv2d: PLAIN,
+    nn.GroupNorm: PLAIN,
+    ResidualBlock: _layer("norm_0", "GroupNorm_0")
+    | _layer("conv_0", "Conv_0")
+    | _layer("dense", "Dense_0")
+    | _layer("norm_1", "GroupNorm_1")
+    | _layer("conv_1", "Conv_1")
+    | _layer("shortcut", "Conv_2"),
+    Attention: _layer("norm", "GroupNorm_0")
+    | _projection("query", "NIN_0")
+    | _projection("key", "NIN_1")
+    | _projection("value", "NIN_2")
+    | _projection("output", "NIN_3"),
+    DownsampleConv: _layer("conv", "Conv2d_0"),
+    StridedConv: _layer("conv", "Conv_0"),
+    InputSkip: _layer("project", "Conv_0"),
+}
+
+
+def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """What ``all_modules`` counts, with our names, in order of registration: the forward order."""
+    for name, child in module.named_children():
+        if type(child) in BLOCKS:
+            yield prefix + name, child
+        else:
+            yield from _blocks(child, f"{prefix}{name}.")
+
+
+def _is_projection(published: str) -> bool:
+    return ".NIN_" in published and published.endswith(".W")
+
+
+def _stored_shape(published: str, ours: Tensor) -> tuple[int, ...]:
+    """Projections are stored as (in, out) matrices; ours are 1 × 1 convolutions (out, in, 1, 1)."""
+    return (ours.shape[1], ours.shape[0]) if _is_projection(published) else tuple(ours.shape)
+
+
+def _to_ours(published: str, stored: Tensor) -> Tensor:
+    return stored.T[:, :, None, None].contiguous() if _is_projection(published) else stored
+
+
+def _load(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected a published NCSN++ checkpoint")
+    # The learning rate in the optimizer's state is a NumPy scalar, under one of two module names.
+    scalar = np.float64(0).__reduce__()[0]
+    allowed = [np.dtype, np.dtypes.Float64DType]
+    allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path}: not loaded, expected a PyTorch file of tensors and plain values only"
+        ) from error
+    return contents
+
+
+def _entry(contents: object, path: str | Path, kind: type, *keys: str) -> object:
+    """What the file holds under ``keys``; ValueError unless that is a ``kind``."""
+    for key in keys:
+        contents = contents.get(key) if isinstance(contents, dict) else None
+    if not isinstance(contents, kind):
+        found = "nothing" if contents is None else type(contents).__name__
+        raise ValueError(f"{path}: {'.'.join(keys)}: found {found}, expected {kind.__name__}")
+    return contents
+
+
+def _require(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: str) -> None:
+    """ValueError unless the tensors have exactly the expected names and shapes."""
+    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()}
+    faults = {
+        "missing": [name for name in shapes if name not in found],
+        "unexpected": [name for name in found if name not in shapes],
+        "wrong in shape": [
+            f"{name} {found[name]} for {shape}"
+            for name, shape in shapes.items()
+            if found.get(name, shape) != shape
+        ],
+    }
+    if any(faults.values()):
+        raise ValueError(
+            f"{where} does not fit the network: "
+            + "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
+        )
+
+
+def _some(names: list[str], shown: int = 5) -> str:
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
