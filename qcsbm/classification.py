@@ -1,0 +1,82 @@
+"""Training the classifier of a labelled dataset, and keeping its weights.
+
+The file is a safetensors file whose header says for how many channels and classes the network is.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from qcsbm.data.quantisation import to_unit
+from qcsbm.files import atomic
+from qcsbm.nets.classifier import Classifier
+from qcsbm.seeding import derive, generator
+
+BATCH_SIZE = 64
+LEARNING_RATE = 2e-3
+
+
+def train_classifier(
+    images: np.ndarray, labels: np.ndarray, levels: int, epochs: int
+) -> Classifier:
+    """A classifier of uint8 ``images`` (N, C, H, W) with ``labels`` (N,) in 0 … classes − 1.
+
+    It is part of the measuring instrument: the same for every seed of the experiment.
+
+    Raises:
+        ValueError: some images have no label.
+    """
+    if labels.min() < 0:
+        raise ValueError(
+            f"labels: found {(labels < 0).sum()} images without one, expected a label for every "
+            "image that the classifier learns from"
+        )
+    torch.manual_seed(derive(0, "classifier"))
+    model = Classifier(images.shape[1], int(labels.max()) + 1)
+    optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    x, y = to_unit(torch.from_numpy(images), levels), torch.from_numpy(labels)
+    for epoch in range(epochs):
+        order = torch.randperm(len(x), generator=generator(0, "classifier", epoch))
+        for batch in order.split(BATCH_SIZE):
+            optimiser.zero_grad()
+            F.cross_entropy(model(x[batch])[1], y[batch]).backward()
+            optimiser.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, images: np.ndarray, labels: np.ndarray, levels: int) -> float:
+    """The share of uint8 ``images`` (N, C, H, W) that are given their label (N,)."""
+    predicted = [
+        model(to_unit(k, levels))[1].argmax(1) for k in torch.from_numpy(images).split(BATCH_SIZE)
+    ]
+    return float((torch.cat(predicted).numpy() == labels).mean())
+
+
+def save(path: str | Path, model: Classifier) -> None:
+    """Write the weights atomically."""
+    header = {"channels": model.conv_0.in_channels, "classes": model.head.out_features}
+    with atomic(path) as temporary:
+        save_file(model.state_dict(), temporary, metadata={"qcsbm": json.dumps(header)})
+
+
+def load(path: str | Path) -> Classifier:
+    """Read what `save` wrote; ValueError if the file holds anything else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            model = Classifier(**json.loads(file.metadata()["qcsbm"]))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        model.load_state_dict(tensors)
+    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        summary = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: found no classifier ({summary}), expected one that the workflow trained"
+        ) from None
+    return model.eval()
