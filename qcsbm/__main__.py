@@ -1,0 +1,5 @@
+import sys
+
+from qcsbm.cli import main
+
+sys.exit(main())

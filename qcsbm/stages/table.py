@@ -1,0 +1,29 @@
+"""Make one table, in Markdown, CSV and LaTeX, from the records that it needs."""
+
+import argparse
+from pathlib import Path
+
+from qcsbm import tables
+from qcsbm.files import write_text
+from qcsbm.provenance import read_record
+from qcsbm.stages.arguments import add_spec, existing
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_spec(parser)
+    parser.add_argument(
+        "--records", type=existing, nargs="+", required=True, help="records of measuring stages"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="path without suffix of the three files to write"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    sampler = arguments.spec["sampler"]
+    title = f"Sample quality, {sampler.upper()} sampler" if sampler else "Likelihood and asymmetry"
+    frame = tables.tidy([read_record(path) for path in arguments.records])
+    blocks = tables.build(frame, arguments.spec)
+    write_text(f"{arguments.out}.csv", tables.flat(blocks).to_csv(index=False))
+    write_text(f"{arguments.out}.tex", tables.latex(blocks))
+    write_text(f"{arguments.out}.md", tables.markdown(title, blocks))

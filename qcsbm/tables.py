@@ -1,0 +1,216 @@
+"""From records to numbers in tidy form, and from those to tables in Markdown, CSV and LaTeX.
+
+Tables show the mean over seeds ± its standard error; a row of one seed shows no ±. What could not
+be measured is shown as such, with the reason below the table.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+from tabulate import tabulate
+
+IDENTITY = ["dataset", "method", "seed"]
+METRIC_COLUMNS = [*IDENTITY, "metric", "value", "stderr", "n", "unit", "stage"]
+
+# Column headings; an arrow says which way is better.
+HEADINGS = {
+    "nll": "NLL (bits/dim) ↓",
+    "asym": "Asym ↓",
+    "nasym": "NAsym ↓",
+    "nfe": "NFE ↓",
+    "fid": "FID ↓",
+    "fd": "FD ↓",
+    "is": "IS ↑",
+    "cs": "CS ↑",
+    "precision": "Prec. ↑",
+    "recall": "Rec. ↑",
+}
+LIKELIHOOD_METRICS = ["nll", "asym", "nasym"]
+QUALITY_METRICS = ["nfe", "fid", "fd", "is", "cs", "precision", "recall"]
+# What a reader needs to know of a protocol, in this order.
+PROTOCOL_NOTES = {
+    "likelihood": ["weights", "divergence", "rtol", "atol"],
+    "asymmetry": ["weights", "estimator", "probes", "levels"],
+    "sample": ["weights", "sampler", "steps", "snr", "corrector_steps", "rtol", "atol"],
+    "quality": ["extractor", "reference", "neighbours"],
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of one dataset: ``cells`` has a (mean, stderr) per method and metric, or None."""
+
+    dataset: str
+    label: str
+    methods: dict[str, str]
+    metrics: list[str]
+    cells: dict[tuple[str, str], tuple[float, float | None] | None]
+    seeds: dict[str, int]
+    notes: list[str]
+
+
+def tidy(records: list[dict]) -> pd.DataFrame:
+    """A row per number: `METRIC_COLUMNS`, then a column for every key of any protocol."""
+    rows = []
+    for record in records:
+        identity = {key: record.get(key) for key in IDENTITY}
+        protocol = {key: v for key, v in record["protocol"].items() if not isinstance(v, dict)}
+        for metric in record["metrics"]:
+            rows.append(
+                {
+                    **identity,
+                    "metric": metric["name"],
+                    **{key: metric[key] for key in ("value", "stderr", "n", "unit")},
+                    "stage": record["stage"],
+                    **protocol,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    frame = frame[METRIC_COLUMNS + sorted(set(frame.columns) - set(METRIC_COLUMNS))]
+    return frame.sort_values([*IDENTITY, "stage", "metric"], kind="stable", ignore_index=True)
+
+
+def over_seeds(values: pd.Series) -> tuple[float, float | None]:
+    """Mean and standard error of one value per seed; no standard error for a single seed."""
+    n = len(values)
+    stderr = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+    return float(values.mean()), stderr
+
+
+def build(frame: pd.DataFrame, spec: dict) -> list[Block]:
+    """The blocks of the table that ``spec`` (`qcsbm.specification.table`) describes."""
+    sampler = spec["sampler"]
+    wanted = QUALITY_METRICS if sampler else LIKELIHOOD_METRICS
+    if sampler:
+        frame = frame[frame["sampler"] == sampler]
+    blocks = []
+    for dataset, label in spec["datasets"].items():
+        rows = frame[(frame["dataset"] == dataset) & frame["metric"].isin(wanted)]
+        methods = dict(spec["methods"][dataset])
+        metrics = [metric for metric in wanted if (rows["metric"] == metric).any()]
+        cells, seeds = {}, {}
+        for method in methods:
+            of_method = rows[rows["method"] == method]
+            seeds[method] = of_method["seed"].nunique()
+            for metric in metrics:
+                values = of_method.loc[of_method["metric"] == metric, "value"]
+                cells[method, metric] = over_seeds(values) if len(values) else None
+        notes = _notes(rows, methods, seeds, cells)
+        blocks.append(Block(dataset, label, methods, metrics, cells, seeds, notes))
+    return blocks
+
+
+def _notes(rows: pd.DataFrame, methods: dict, seeds: dict, cells: dict) -> list[str]:
+    counts = sorted(set(seeds.values()))
+    notes = [f"Seeds per row: {', '.join(map(str, counts))}."]
+    if 1 in counts:
+        notes.append(
+            "A row of one seed has no standard error over seeds; the error within its run is in "
+            "`metrics.csv`."
+        )
+    for stage, keys in PROTOCOL_NOTES.items():
+        of_stage = rows[rows["stage"] == stage]
+        described = []
+        for key in keys:
+            values = of_stage[key].dropna().unique() if key in of_stage else []
+            if len(values):
+                text = " / ".join(_plain(value) for value in values)
+                described.append(f"{key.replace('_', ' ')} {text}")
+        if described:
+            notes.append(f"{stage.capitalize()}: {', '.join(described)}.")
+    notes += [
+        f"{methods[method]}: {metric} was not measured."
+        for (method, metric), cell in cells.items()
+        if cell is None
+    ]
+    return notes
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def format_value(mean: float, stderr: float | None) -> str:
+    """``mean ± stderr`` with as many digits as the error supports; powers of ten where needed.
+
+    Without an error, or with one of exactly 0, three digits; whole numbers as they are.
+    """
+    magnitude = abs(mean)
+    if not stderr and magnitude < 1e4 and mean == int(mean):
+        return f"{mean:.0f}"
+    if magnitude and not 1e-3 <= magnitude < 1e4:
+        exponent = math.floor(math.log10(magnitude))
+        scale = 10.0**exponent
+        inner = format_value(mean / scale, None if stderr is None else stderr / scale)
+        return f"({inner})e{exponent}" if stderr is not None else f"{inner}e{exponent}"
+    if not stderr:
+        decimals = max(0, 2 - math.floor(math.log10(magnitude)))
+        return f"{mean:.{decimals}f}"
+    # Two digits of an error that begins with 1, one of any other.
+    leading = math.floor(math.log10(stderr))
+    decimals = max(0, -leading + (stderr / 10.0**leading < 2))
+    return f"{mean:.{decimals}f} ± {stderr:.{decimals}f}"
+
+
+def _rows(block: Block) -> list[list[str]]:
+    return [
+        [label]
+        + [
+            format_value(*cell) if (cell := block.cells[method, metric]) else "—"
+            for metric in block.metrics
+        ]
+        for method, label in block.methods.items()
+    ]
+
+
+def markdown(title: str, blocks: list[Block]) -> str:
+    """The table with one block per dataset, and the protocol under each."""
+    parts = [f"# {title}\n"]
+    for block in blocks:
+        headings = ["Method", *(HEADINGS[metric] for metric in block.metrics)]
+        alignment = ["left"] + ["right"] * len(block.metrics)
+        grid = tabulate(
+            _rows(block), headings, tablefmt="pipe", disable_numparse=True, colalign=alignment
+        )
+        notes = "\n".join(f"- {note}" for note in block.notes)
+        parts.append(f"## {block.label}\n\n{grid}\n\n{notes}\n")
+    return "\n".join(parts)
+
+
+LATEX = {"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "---", "⁺": "$^+$"}
+
+
+def latex(blocks: list[Block]) -> str:
+    """A tabular per dataset."""
+    parts = []
+    for block in blocks:
+        headings = ["Method", *(HEADINGS[metric] for metric in block.metrics)]
+        grid = tabulate(
+            [[_latex(text) for text in row] for row in _rows(block)],
+            [_latex(text) for text in headings],
+            tablefmt="latex_raw",
+            disable_numparse=True,
+        )
+        parts.append(f"% {block.label}\n{grid}\n")
+    return "\n".join(parts)
+
+
+def _latex(text: str) -> str:
+    for character, command in LATEX.items():
+        text = text.replace(character, command)
+    return text
+
+
+def flat(blocks: list[Block]) -> pd.DataFrame:
+    """The numbers of the table: a row per dataset and method, two columns per metric."""
+    rows = []
+    for block in blocks:
+        for method, label in block.methods.items():
+            row = {"dataset": block.dataset, "method": method, "label": label}
+            row["seeds"] = block.seeds[method]
+            for metric in block.metrics:
+                mean, stderr = block.cells[method, metric] or (None, None)
+                row[metric], row[f"{metric}_stderr"] = mean, stderr
+            rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,191 @@
+"""The experiment file: what is merged, and what is refused with which sentence."""
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qcsbm.config import ConfigError, load
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+
+
+@pytest.fixture
+def quick():
+    return yaml.safe_load((ROOT / "config/quick.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configuration_is_valid_and_named_after_its_tier(path):
+    experiment = load(yaml.safe_load(path.read_text()), str(path))
+    assert experiment.tier == path.stem
+    assert experiment.root == ("results" if path.stem == "quick" else f"results/{path.stem}")
+
+
+def test_quick_tier_compares_four_methods_on_two_datasets(quick):
+    experiment = load(quick, "quick.yaml")
+    assert len(experiment.seeds["digits"]) >= 3 and len(experiment.seeds["patches"]) >= 1
+    assert experiment.methods == ["c", "u", "qc", "qcplus"]
+    steps = {cell.steps for (dataset, _), cell in experiment.cells.items() if dataset == "digits"}
+    assert len(steps) == 1, "methods are compared at equal steps"
+
+
+def test_later_layers_win_key_by_key(quick):
+    quick["defaults"]["training"]["lr"] = 1.0
+    quick["methods"]["u"]["training"] = {"lr": 2.0}
+    quick["datasets"]["digits"]["methods"] = {"u": {"training": {"lr": 3.0}}}
+    cells = load(quick, "x").cells
+    assert cells["digits", "u"].training.lr == 3.0
+    assert cells["patches", "u"].training.lr == 2.0
+    assert cells["patches", "c"].training.lr == 1.0
+    assert cells["patches", "u"].training.batch_size == cells["patches", "c"].training.batch_size
+
+
+def test_training_starts_where_the_method_says(quick):
+    experiment = load(quick, "x")
+    step = experiment.cells["digits", "qc"].init_from.step
+    last = experiment.cells["digits", "u"].steps
+    assert experiment.predecessor("digits", "u", step) is None
+    assert experiment.predecessor("digits", "u", last) == ("u", step)
+    assert experiment.predecessor("digits", "qc", last) == ("u", step)
+
+
+def change(config, path, value):
+    *parents, last = path.split(".")
+    for key in parents:
+        config = config.setdefault(key, {})
+    config[last] = value
+
+
+BAD = {
+    "unknown key": ("methods.u.learning_rate", 1, "methods.u.learning_rate: found an unknown key"),
+    "unknown nested key": (
+        "defaults.training.momentum",
+        1,
+        "defaults.training.momentum: found an unknown key, expected one of batch_size, lr",
+    ),
+    "unknown top-level key": ("sedes", [1], "sedes: found an unknown key, expected one of tier"),
+    "wrong type": (
+        "datasets.digits.training.batch_size",
+        "many",
+        "datasets.digits.training.batch_size: found 'many', expected: input should be a valid int",
+    ),
+    "a flag for a number": ("methods.u.steps", True, "methods.u.steps: found True, expected"),
+    "negative weight": (
+        "methods.qc.regulariser.weight",
+        -1.0,
+        "methods.qc.regulariser.weight: found -1.0, expected: input should be greater than or",
+    ),
+    "unknown estimator": (
+        "methods.qc.regulariser.estimator",
+        "magic",
+        "methods.qc.regulariser.estimator: found 'magic', expected: input should be 'trace' or",
+    ),
+    "unknown source": (
+        "datasets.digits.data",
+        {"source": "mnist"},
+        "datasets.digits.data: found {'source': 'mnist'}, expected",
+    ),
+    "method of a table": (
+        "tables.table2.methods",
+        ["c", "ghost"],
+        "tables.table2.methods: found 'ghost', expected some of the methods c, u, qc, qcplus",
+    ),
+    "override of an unknown method": (
+        "datasets.digits.methods",
+        {"ghost": {}},
+        "datasets.digits.methods: found {'ghost': {}}, expected some of the methods",
+    ),
+    "origin of unknown name": (
+        "methods.qc.init_from.method",
+        "ghost",
+        "methods.qc.init_from.method (dataset digits): found 'ghost', expected one of the methods",
+    ),
+    "origin at a step without checkpoint": (
+        "methods.qc.init_from.step",
+        7,
+        "methods.qc.init_from.step (dataset digits): found 7, expected one of the checkpoints",
+    ),
+    "origin after the end": (
+        "methods.qc.steps",
+        10,
+        "expected less than this method's first checkpoint at step 10",
+    ),
+    "cycle": (
+        "methods.u.init_from",
+        {"method": "qc", "step": 1},
+        "found the cycle u → qc → u, expected a chain that ends",
+    ),
+    "no seeds": ("seeds", [], "seeds: found [], expected: list should have at least 1 item"),
+    "seeds twice": ("seeds", [1, 1], "seeds of digits: found [1, 1], expected each seed once"),
+    "negative seed": ("seeds", [-1], "seeds.0: found -1, expected: input should be greater"),
+    "missing key": ("methods.u", {"label": "U"}, "parameterisation: found nothing, expected"),
+    "name that leaves its folder": ("datasets", {"../x": {}}, "found the name '../x', expected"),
+    "regularised energy": (
+        "methods.c.regulariser",
+        {"weight": 1.0, "estimator": "trace"},
+        "methods.c.regulariser (dataset digits): found one for parameterisation 'energy'",
+    ),
+    "checkpoints out of order": (
+        "methods.u.checkpoints",
+        [800, 100],
+        "methods.u.checkpoints (dataset digits): found [800, 100], expected increasing steps",
+    ),
+    "noise scales reversed": ("datasets.digits.sde.sigma_min", 9.0, "expected more than sigma_min"),
+    "other network than the origin's": (
+        "methods.qc.network",
+        {"nf": 32},
+        "methods.qc.network (dataset digits): found another value than that of method u",
+    ),
+    "sampler that is not configured": (
+        "tables.table3.sampler",
+        "ode",
+        "tables.table3.sampler: found 'ode', expected a sampler that is configured for dataset",
+    ),
+    "probes without need": ("datasets.digits.asymmetry.probes", 4, "asymmetry.probes"),
+}
+
+
+@pytest.mark.parametrize("path, value, sentence", BAD.values(), ids=BAD)
+def test_bad_configuration_is_one_sentence(quick, path, value, sentence):
+    load(copy.deepcopy(quick), "quick.yaml")
+    change(quick, path, value)
+    with pytest.raises(ConfigError) as caught:
+        load(quick, "quick.yaml")
+    message = str(caught.value)
+    assert message.startswith("quick.yaml: ") and sentence in message
+    assert "\n" not in message
+
+
+def test_numbers_without_a_point_are_numbers(quick):
+    assert quick["defaults"]["training"]["lr"] == "1e-3", "YAML 1.1 reads a string"
+    assert load(quick, "x").cells["digits", "u"].training.lr == 1e-3
+
+
+def test_checking_a_configuration_needs_no_torch():
+    code = "import sys, qcsbm.specification; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_environment_file_and_lock_pin_the_same_versions():
+    pin = re.compile(r"^([\w.-]+)==([\w.+]+)", re.MULTILINE)
+    lock = dict(pin.findall((ROOT / "requirements.lock").read_text()))
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    conda = dict(d.split("=") for d in dependencies if isinstance(d, str) and d != "pip")
+    pip = dict(d.split("==") for d in dependencies[-1]["pip"])
+    conda.pop("python")
+    aliases = {
+        "pytorch": "torch",
+        "snakemake-minimal": "snakemake",
+        "matplotlib-base": "matplotlib",
+    }
+    pinned = {aliases.get(name, name): version for name, version in {**conda, **pip}.items()}
+    assert pinned == {name: lock[name] for name in pinned}
+    project = (ROOT / "pyproject.toml").read_text().split("[tool.", 1)[0]
+    direct = re.findall(r'"([\w-]+)[=<>]=', project.split("dependencies = [", 1)[1])
+    assert set(direct) == set(pinned)

@@ -1,0 +1,115 @@
+"""From records to tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qcsbm.tables import build, flat, format_value, latex, markdown, over_seeds, tidy
+
+
+def record(stage, method, seed, metrics, **protocol):
+    return {
+        "stage": stage,
+        "dataset": "digits",
+        "method": method,
+        "seed": seed,
+        "metrics": [
+            {"name": name, "value": value, "stderr": 0.1, "n": 8, "unit": "1"}
+            for name, value in metrics.items()
+        ],
+        "protocol": protocol,
+    }
+
+
+@pytest.fixture
+def records():
+    rows = []
+    for seed, shift in enumerate((0.0, 0.3, 0.6)):
+        for method, nll in (("u", 3.0), ("qc", 2.0)):
+            rows.append(record("likelihood", method, seed, {"nll": nll + shift}, rtol=1e-3))
+            rows.append(record("asymmetry", method, seed, {"asym": 2e8, "nasym": 1e-3}, levels=10))
+    return rows
+
+
+@pytest.fixture
+def spec():
+    methods = [["u", "U-Net"], ["qc", "QC⁺"], ["c", "C"]]
+    return {"sampler": None, "datasets": {"digits": "Digits"}, "methods": {"digits": methods}}
+
+
+def test_records_keep_asym_and_nasym_apart(records):
+    frame = tidy(records)
+    means = frame.groupby("metric")["value"].mean()
+    assert means["asym"] == 2e8 and means["nasym"] == 1e-3
+    assert len(frame) == 3 * 2 * 3
+    assert frame.loc[frame["metric"] == "nll", "rtol"].eq(1e-3).all()
+    assert frame.loc[frame["metric"] == "asym", "rtol"].isna().all()
+
+
+def test_order_of_records_does_not_matter(records):
+    pd.testing.assert_frame_equal(tidy(records), tidy(records[::-1]))
+
+
+def test_standard_error_is_that_of_the_mean_over_seeds():
+    values = pd.Series([1.0, 2.0, 4.0, 5.0])
+    mean, stderr = over_seeds(values)
+    assert mean == 3.0
+    assert stderr == pytest.approx(np.std(values, ddof=1) / 2)
+    assert over_seeds(values[:1]) == (1.0, None)
+
+
+def test_table_has_its_rows_in_order_and_says_what_is_missing(records, spec):
+    text = markdown("Title", build(tidy(records), spec))
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in lines] == ["Method", "U-Net", "QC⁺", "C"]
+    assert "3.30 ± 0.17" in lines[1] and "2.30 ± 0.17" in lines[2]
+    assert "2.00e8" in lines[1]
+    assert lines[3].count("—") == 3
+    assert "- C: nll was not measured." in text
+    assert "Likelihood: rtol 0.001." in text
+
+
+def test_latex_has_no_character_that_it_cannot_set(records, spec):
+    text = latex(build(tidy(records), spec))
+    assert text.isascii() and r"3.30 $\pm$ 0.17" in text and "QC$^+$" in text
+
+
+def test_csv_has_the_unrounded_numbers(records, spec):
+    frame = flat(build(tidy(records), spec)).set_index("method")
+    assert frame.loc["u", "nll"] == pytest.approx(3.3, rel=1e-15)
+    assert frame.loc["u", "nll_stderr"] == pytest.approx(0.3 / np.sqrt(3))
+    assert np.isnan(frame.loc["c", "nll"]) and frame.loc["c", "seeds"] == 0
+
+
+def test_table_of_samples_shows_the_names_of_the_extractor_that_was_used(spec):
+    quality = {"fd": 3.0, "cs": 2.0, "precision": 0.5, "recall": 0.25}
+    rows = [
+        record("sample", "u", 0, {"nfe": 100.0}, sampler="pc"),
+        record("quality", "u", 0, quality, sampler="pc", extractor="classifier"),
+        record("quality", "u", 0, dict(quality, fd=9.0), sampler="ode", extractor="classifier"),
+    ]
+    block = build(tidy(rows), {**spec, "sampler": "pc"})[0]
+    assert block.metrics == ["nfe", "fd", "cs", "precision", "recall"]
+    assert block.cells["u", "fd"] == (3.0, None)
+
+
+@pytest.mark.parametrize(
+    "mean, stderr, text",
+    [
+        (3.14159, 0.0217, "3.14 ± 0.02"),
+        (3.14159, 0.0117, "3.142 ± 0.012"),
+        (250.4, 31.0, "250 ± 31"),
+        (250.4, 17.0, "250 ± 17"),
+        (1.88e8, 3.2e6, "(1.88 ± 0.03)e8"),
+        (8.41e-4, 1.2e-5, "(8.41 ± 0.12)e-4"),
+        (1000.0, None, "1000"),
+        (1000.0, 0.0, "1000"),
+        (0.0, None, "0"),
+        (0.0678, None, "0.0678"),
+        (12.345, None, "12.3"),
+        (2.05e7, None, "2.05e7"),
+        (-0.5, 0.04, "-0.50 ± 0.04"),
+    ],
+)
+def test_numbers_have_the_digits_that_their_error_supports(mean, stderr, text):
+    assert format_value(mean, stderr) == text

@@ -1,0 +1,131 @@
+"""The checked experiment, and the helpers that turn wildcards into files and specifications."""
+
+import json
+import sys
+
+sys.path.insert(0, workflow.basedir)
+
+from snakemake.exceptions import WorkflowError
+
+from qcsbm import specification
+from qcsbm.config import ConfigError, load
+
+try:
+    EXPERIMENT = load(config, ", ".join(map(str, workflow.configfiles)))
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+ROOT = EXPERIMENT.root
+DATA = f"{ROOT}/data/{{dataset}}"
+RUN = f"{ROOT}/runs/{{dataset}}/{{method}}/seed{{seed}}"
+LOGS = f"{ROOT}/logs"
+
+
+wildcard_constraints:
+    dataset="|".join(EXPERIMENT.datasets),
+    method="|".join(EXPERIMENT.methods),
+    table="|".join(EXPERIMENT.tables),
+    seed=r"\d+",
+    step=r"\d+",
+    sampler="pc|ode",
+    split="train|test",
+    extractor="[a-z0-9_]+",
+
+
+def spec(stage, *names):
+    """A parameter: the specification of ``stage`` for the wildcards ``names``, as JSON."""
+    whole = {"seed", "step"}
+
+    def of(wildcards):
+        values = [
+            int(wildcards[name]) if name in whole else wildcards[name] for name in names
+        ]
+        function = getattr(specification, stage)
+        return json.dumps(function(EXPERIMENT, *values), sort_keys=True)
+
+    return of
+
+
+def cell(wildcards):
+    return EXPERIMENT.cells[wildcards.dataset, wildcards.method]
+
+
+def checkpoint_path(dataset, method, seed, step):
+    return f"{ROOT}/runs/{dataset}/{method}/seed{seed}/step{step}.safetensors"
+
+
+def predecessor(wildcards):
+    """The checkpoint that the training of a segment starts from, if any."""
+    earlier = EXPERIMENT.predecessor(
+        wildcards.dataset, wildcards.method, int(wildcards.step)
+    )
+    if earlier is None:
+        return []
+    return checkpoint_path(wildcards.dataset, earlier[0], wildcards.seed, earlier[1])
+
+
+def final_checkpoint(wildcards):
+    return checkpoint_path(
+        wildcards.dataset, wildcards.method, wildcards.seed, cell(wildcards).steps
+    )
+
+
+def runs(methods=None):
+    """The folder of every run of ``methods`` (all of them by default)."""
+    return [
+        f"{ROOT}/runs/{dataset}/{method}/seed{seed}"
+        for dataset, seeds in EXPERIMENT.seeds.items()
+        for method in methods or EXPERIMENT.methods
+        for seed in seeds
+    ]
+
+
+def sampling_records(methods, sampler):
+    return [
+        f"{run}/{sampler}/{stage}.json"
+        for run in runs(methods)
+        for stage in ("sample", "quality")
+    ]
+
+
+def likelihood_records(methods):
+    return [
+        f"{run}/{stage}.json"
+        for run in runs(methods)
+        for stage in ("likelihood", "asymmetry")
+    ]
+
+
+def table_records(wildcards):
+    table = EXPERIMENT.tables[wildcards.table]
+    if table.sampler:
+        return sampling_records(table.methods, table.sampler)
+    return likelihood_records(table.methods)
+
+
+def all_records(wildcards):
+    samplers = {table.sampler for table in EXPERIMENT.tables.values() if table.sampler}
+    return likelihood_records(None) + [
+        record
+        for sampler in sorted(samplers)
+        for record in sampling_records(None, sampler)
+    ]
+
+
+def extractor_weights(dataset, extractor):
+    """The weights that the workflow itself trains; other extractors bring theirs."""
+    return (
+        f"{ROOT}/data/{dataset}/classifier.safetensors"
+        if extractor == "classifier"
+        else []
+    )
+
+
+def sample_features(wildcards):
+    extractor = cell(wildcards).quality.extractor
+    return f"{RUN}/{{sampler}}/features.{extractor}.npz"
+
+
+def reference_features(wildcards):
+    quality = cell(wildcards).quality
+    return f"{DATA}/features/{quality.extractor}.{quality.reference}.npz"

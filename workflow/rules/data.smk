@@ -1,0 +1,39 @@
+rule prepare:
+    output:
+        description=f"{DATA}/data.json",
+        arrays=expand(
+            f"{DATA}/{{array}}.npy",
+            array=["train", "test", "train_labels", "test_labels"],
+            allow_missing=True,
+        ),
+    log:
+        f"{LOGS}/{{dataset}}/prepare.log",
+    benchmark:
+        f"{LOGS}/{{dataset}}/prepare.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=spec("prepare", "dataset"),
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m qcsbm prepare --spec {params.spec:q} --out {params.folder:q} 2> {log:q}"
+
+
+rule classifier:
+    input:
+        rules.prepare.output,
+    output:
+        weights=f"{DATA}/classifier.safetensors",
+        record=f"{DATA}/classifier.json",
+    log:
+        f"{LOGS}/{{dataset}}/classifier.log",
+    benchmark:
+        f"{LOGS}/{{dataset}}/classifier.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=spec("classifier", "dataset"),
+        data=subpath(input[0], parent=True),
+    shell:
+        "python -m qcsbm classifier --spec {params.spec:q} --data {params.data:q}"
+        " --out {output.weights:q} --record {output.record:q} 2> {log:q}"

@@ -1,0 +1,24 @@
+# One segment of a training: from the checkpoint before, of this method or of the one that it
+# starts from, to the checkpoint named by the output.
+rule train:
+    input:
+        data=rules.prepare.output,
+        init=predecessor,
+    output:
+        checkpoint=f"{RUN}/step{{step}}.safetensors",
+        curve=f"{RUN}/step{{step}}.csv",
+        record=f"{RUN}/step{{step}}.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/train{{step}}.log",
+    benchmark:
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/train{{step}}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=spec("train", "dataset", "method", "seed", "step"),
+        data=subpath(input[0], parent=True),
+        init=lambda wildcards, input: ["--init", input.init] if input.init else [],
+    shell:
+        "python -m qcsbm train --spec {params.spec:q} --data {params.data:q} {params.init:q}"
+        " --out {output.checkpoint:q} --curve {output.curve:q} --record {output.record:q}"
+        " 2> {log:q}"
