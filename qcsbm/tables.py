@@ -142,8 +142,9 @@ def format_value(mean: float, stderr: float | None) -> str:
     if magnitude and not 1e-3 <= magnitude < 1e4:
         exponent = math.floor(math.log10(magnitude))
         scale = 10.0**exponent
-        inner = format_value(mean / scale, None if stderr is None else stderr / scale)
-        return f"({inner})e{exponent}" if stderr is not None else f"{inner}e{exponent}"
+        if not stderr:
+            return f"{mean / scale:.2f}e{exponent}"
+        return f"({format_value(mean / scale, stderr / scale)})e{exponent}"
     if not stderr:
         decimals = max(0, 2 - math.floor(math.log10(magnitude)))
         return f"{mean:.{decimals}f}"

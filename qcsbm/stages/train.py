@@ -7,6 +7,7 @@ from there and ends in the same bytes.
 import argparse
 import csv
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from qcsbm import checkpoint
@@ -63,6 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
         state.spec, state.curve = spec, []
         checkpoint.save(arguments.out, state)
     saved.unlink(missing_ok=True)
+    with suppress(OSError):  # other states, or none at all
+        saved.parent.rmdir()
 
 
 def _resume(saved: Path, spec: dict) -> TrainingState | None:

@@ -1,9 +1,13 @@
 """The checked experiment, and the helpers that turn wildcards into files and specifications."""
 
 import json
+import os
 import sys
 
 sys.path.insert(0, workflow.basedir)
+# Jobs run under the interpreter that runs Snakemake, whether or not its environment is activated.
+here = os.path.dirname(sys.executable)
+os.environ.update(PATH=os.pathsep.join([here, *os.get_exec_path()]))
 
 from snakemake.exceptions import WorkflowError
 

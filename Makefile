@@ -1,0 +1,31 @@
+# `make` runs the quick tier, `make test` the test suite, each on a machine with nothing but Python.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: all env test lint lock
+
+all: env
+	$(BIN)/snakemake --cores all all
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --requirement requirements.lock
+	$(BIN)/pip install --no-deps --editable .
+	touch $@
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+# Pins that are there stay; `uv pip compile --upgrade …` raises them.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--no-header --no-annotate --output-file requirements.lock
