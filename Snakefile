@@ -25,3 +25,14 @@ rule all:
     input:
         f"{ROOT}/metrics.csv",
         expand(f"{ROOT}/{{table}}.md", table=EXPERIMENT.tables),
+
+
+# Everything measured on one dataset: `snakemake digits`.
+for dataset in EXPERIMENT.datasets:
+
+    rule:
+        name:
+            dataset
+        input:
+            all_records([dataset]),
+        localrule: True

@@ -1,34 +1,77 @@
-"""The inception score on logits whose score is known."""
-
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from qcsbm.metrics.inception_score import inception_score
 
 
+def one_hot(n, c, scale=1000.0):
+    """Logits (n * c, c) of a classifier that is certain, with every class n times."""
+    return scale * np.tile(np.eye(c), (n, 1))
+
+
 def test_undecided_classifier_scores_one():
-    assert inception_score(np.zeros((50, 10)))[0] == pytest.approx(1, abs=1e-12)
+    assert inception_score(np.zeros((20, 7))) == pytest.approx((1, 0), abs=1e-14)
+    # The same for every sample, but not uniform.
+    logits = np.tile(np.random.default_rng(0).standard_normal(7), (20, 1))
+    assert inception_score(logits) == pytest.approx((1, 0), abs=1e-14)
 
 
-def test_sure_and_varied_classifier_scores_the_number_of_classes():
-    logits = np.tile(1000 * np.eye(7), (5, 1))
-    assert inception_score(logits) == pytest.approx((7, 0), abs=1e-9)
+@pytest.mark.parametrize("c", [2, 10, 1000])
+def test_certain_classifier_of_balanced_classes_scores_their_number(c):
+    score, stderr = inception_score(one_hot(3, c))
+    assert score == pytest.approx(c, rel=1e-12)
+    assert stderr == pytest.approx(0, abs=1e-12 * c)
 
 
 def test_two_samples_by_hand():
-    p = np.array([[0.9, 0.1], [0.4, 0.6]])
-    marginal = np.array([0.65, 0.35])
-    divergence = (p * np.log(p / marginal)).sum(1)
-    # Adding a constant to logits changes nothing.
-    value, stderr = inception_score(np.log(p) + np.array([[3.0], [-2.0]]))
-    assert value == pytest.approx(np.exp(divergence.mean()), rel=1e-12)
-    assert stderr == pytest.approx(value * divergence.std(ddof=1) / np.sqrt(2), rel=1e-12)
+    # p(y|x) = (1, 3) / 4 and (3, 1) / 4, p(y) = (1, 1) / 2: both divergences are the same.
+    logits = np.log([[1, 3], [3, 1]])
+    divergence = 0.25 * np.log(0.5) + 0.75 * np.log(1.5)
+    assert inception_score(logits) == pytest.approx((np.exp(divergence), 0), abs=1e-14)
 
 
-def test_standard_error_is_the_spread_over_draws():
+def test_standard_error_by_hand():
+    # Three samples certain of class 0 and one of class 1: divergences log(4/3), thrice, and log 4.
+    logits = 1000.0 * np.array([[1, 0], [1, 0], [1, 0], [0, 1]])
+    divergences = np.log([4 / 3, 4 / 3, 4 / 3, 4])
+    score = np.exp(divergences.mean())
+    expected = (score, score * divergences.std(ddof=1) / 2)
+    assert inception_score(logits) == pytest.approx(expected, rel=1e-12)
+
+
+def test_score_ignores_a_constant_added_to_a_sample_s_logits():
     rng = np.random.default_rng(0)
-    draws, n = 400, 600
-    results = [inception_score(2 * rng.normal(size=(n, 5))) for _ in range(draws)]
-    spread = np.std([value for value, _ in results], ddof=1)
-    # A standard deviation over 400 draws has a relative error of 1/√800; four of those.
-    assert np.mean([e for _, e in results]) == pytest.approx(spread, rel=4 / np.sqrt(2 * draws))
+    logits = rng.standard_normal((50, 10))
+    shifted = logits + rng.uniform(-1e4, 1e4, size=(50, 1))
+    # A logit of 1e4 is known to 2e-12 in float64.
+    assert inception_score(shifted) == pytest.approx(inception_score(logits), rel=1e-10)
+
+
+def test_score_of_float32_logits_is_computed_in_float64():
+    logits = 10 * np.random.default_rng(0).standard_normal((5000, 10)).astype(np.float32)
+    assert inception_score(logits) == inception_score(logits.astype(np.float64))
+
+
+def test_class_that_no_sample_is_given_does_not_matter():
+    logits = np.random.default_rng(0).standard_normal((50, 3))
+    # exp(-800) underflows.
+    padded = np.pad(logits, ((0, 0), (0, 1)), constant_values=-800.0)
+    assert inception_score(padded) == pytest.approx(inception_score(logits), rel=1e-12)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 5.0])
+def test_standard_error_is_the_spread_of_independent_draws(sharpness):
+    rng = np.random.default_rng(0)
+    n, repeats = 500, 400
+    # Unequal classes: with equal ones the marginal could not contribute anyway.
+    offset = np.array([2.0, 1.0, 0.0, 0.0, -1.0])
+    draws = [
+        inception_score(sharpness * rng.standard_normal((n, 5)) + offset) for _ in range(repeats)
+    ]
+    scores, errors = np.array(draws).T
+    # (R - 1) s^2 / sigma^2 is chi-square for a normal statistic; 1e-4 on each side, and 2 % for
+    # the terms of order 1 / N that a linearisation leaves out.
+    low, high = np.sqrt(chi2.ppf([1e-4, 1 - 1e-4], repeats - 1) / (repeats - 1))
+    ratio = scores.std(ddof=1) / np.sqrt(np.mean(errors**2))
+    assert low - 0.02 < ratio < high + 0.02

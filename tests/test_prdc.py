@@ -1,47 +1,136 @@
-"""Improved precision and recall against the prdc package and constructed samples."""
+import math
+import tracemalloc
 
 import numpy as np
-import prdc
 import pytest
+from prdc import compute_prdc
 
-from qcsbm.metrics import prdc as ours
+from qcsbm.metrics import prdc
 from qcsbm.metrics.prdc import precision_recall
 
 
-@pytest.mark.parametrize(("n", "m", "d", "k"), [(60, 60, 2, 3), (200, 90, 8, 5), (50, 170, 30, 1)])
-def test_same_features_give_the_values_of_prdc(n, m, d, k):
-    rng = np.random.default_rng(n)
-    real, fake = rng.normal(size=(n, d)), rng.normal(0.2, 0.9, size=(m, d))
-    expected = prdc.compute_prdc(real, fake, nearest_k=k)
+def normal(seed, n, d, mean=0.0, scale=1.0):
+    return mean + scale * np.random.default_rng(seed).standard_normal((n, d))
+
+
+def pair(result):
+    return result.precision, result.recall
+
+
+def peer(real, fake, k):
+    result = compute_prdc(real, fake, k)
+    return result["precision"], result["recall"]
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (200, 90), (60, 300)])
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("d", [2, 64])
+def test_shares_equal_those_of_prdc(n, m, k, d):
+    real, fake = normal(0, n, d), normal(1, m, d, mean=3 / math.sqrt(d))
     result = precision_recall(real, fake, k)
-    assert (result.precision, result.recall) == (expected["precision"], expected["recall"])
     assert 0 < result.precision < 1 and 0 < result.recall < 1
+    assert pair(result) == peer(real, fake, k)
 
 
-def test_chunks_do_not_change_the_result(monkeypatch):
+def test_shares_of_float32_features_far_from_the_origin_equal_those_near_it():
+    # Multiples of 1/8: exact in float32 with and without the offset.
+    real = np.round(8 * normal(0, 150, 16)).astype(np.float32) / 8
+    fake = np.round(8 * normal(1, 150, 16, mean=0.2)).astype(np.float32) / 8
+    expected = pair(precision_recall(real, fake))
+    assert 0 < expected[0] < 1 and 0 < expected[1] < 1
+    assert pair(precision_recall(real + 4096, fake + 4096)) == expected
+
+
+def test_points_on_a_line_by_hand():
+    # Squared distances of integers are exact. With k = 1 the balls of the real points reach 1, 1
+    # and 7, those of the fake ones 2, 2 and 18.
+    real = np.array([[0.0], [1.0], [8.0]])
+    fake = np.array([[2.0], [4.0], [22.0]])
+    result = precision_recall(real, fake, k=1)
+    # 2 and 4 are inside (1, 15); 0 is on the edge of 2's ball and outside; 1 and 8 are inside.
+    assert pair(result) == pytest.approx((2 / 3, 2 / 3))
+    assert result.precision_stderr == pytest.approx(math.sqrt(2 / 9 / 3))
+    assert result.recall_stderr == pytest.approx(math.sqrt(2 / 9 / 3))
+
+
+def test_ties_and_duplicates_on_a_grid_are_those_of_prdc():
+    # Integers in 2 dimensions, so that distances are exact and most of them coincide with radii.
     rng = np.random.default_rng(0)
-    real, fake = rng.normal(size=(300, 4)), rng.normal(size=(200, 4))
-    whole = precision_recall(real, fake)
-    monkeypatch.setattr(ours, "WORKING_MEMORY_MIB", 0.01)
-    assert precision_recall(real, fake) == whole
+    real = rng.integers(0, 12, (150, 2)).astype(float)
+    fake = rng.integers(4, 16, (150, 2)).astype(float)
+    assert len(np.unique(real, axis=0)) < 150
+    result = precision_recall(real, fake)
+    assert 0 < result.precision < 1 and 0 < result.recall < 1
+    assert pair(result) == peer(real, fake, 3)
 
 
-def test_mode_collapse_lowers_recall_and_not_precision():
-    rng = np.random.default_rng(0)
-    modes = np.array([[0.0, 0.0], [50.0, 0.0]])
-    real = modes[np.arange(400) % 2] + rng.normal(size=(400, 2))
-    collapsed = modes[0] + rng.normal(size=(400, 2))
-    both = modes[np.arange(400) % 2] + rng.normal(size=(400, 2))
-    lost, full = precision_recall(real, collapsed), precision_recall(real, both)
-    assert lost.precision > 0.9 and full.precision > 0.9
-    # Half of the real samples lie in the mode that is missing.
-    assert lost.recall < 0.5 < 0.9 < full.recall
+def test_repeated_points_have_empty_balls():
+    # k + 1 copies of a point: its radius is 0, and nothing is strictly inside, not even a copy.
+    real = np.repeat(np.arange(5.0)[:, None], 4, 0)
+    result = precision_recall(real, real.copy(), k=3)
+    assert pair(result) == (0, 0)
+    assert pair(precision_recall(real, real.copy(), k=4)) == (1, 1)
 
 
-def test_samples_far_from_the_data_score_zero():
-    rng = np.random.default_rng(0)
-    result = precision_recall(rng.normal(size=(50, 3)), 100 + rng.normal(size=(50, 3)))
-    assert (result.precision, result.recall) == (0, 0)
+@pytest.mark.parametrize("rows", [1, 7, 256])
+def test_shares_do_not_depend_on_the_rows_held_at_a_time(monkeypatch, rows):
+    real, fake = normal(0, 300, 32), normal(1, 257, 32, mean=0.2)
+    expected = precision_recall(real, fake)
+    monkeypatch.setattr(prdc, "WORKING_MEMORY_MIB", rows * 300 * 8 / 2**20)
+    assert precision_recall(real, fake) == expected
+
+
+def test_the_full_matrix_of_distances_is_never_held(monkeypatch):
+    n = 3000  # a matrix of 69 MiB
+    real, fake = normal(0, n, 2), normal(1, n, 2)
+    monkeypatch.setattr(prdc, "WORKING_MEMORY_MIB", 4)
+    tracemalloc.start()
+    try:
+        precision_recall(real, fake)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Distances, their squares or their copy for the partition, a mask and the features.
+    assert peak < 4 * 4 * 2**20
+
+
+def modes(seed, n, count):
+    """Features (n, 8) in ``count`` tight modes far from each other."""
+    rng = np.random.default_rng(seed)
+    centres = 100 * np.eye(8)[:count]
+    return centres[rng.integers(count, size=n)] + rng.standard_normal((n, 8))
+
+
+def test_mode_collapse_costs_recall_and_no_precision():
+    real = modes(0, 1000, 4)
+    full = precision_recall(real, modes(1, 1000, 4))
+    collapsed = precision_recall(real, modes(2, 1000, 1))
+    assert collapsed.precision >= full.precision - 4 * full.precision_stderr
+    # One of four modes is covered.
+    assert collapsed.recall < 0.25 + 4 * math.sqrt(0.25 * 0.75 / 1000) < full.recall
+
+
+def test_modes_that_are_not_real_cost_precision_and_no_recall():
+    fake = modes(0, 1000, 4)
+    full = precision_recall(modes(1, 1000, 4), fake)
+    invented = precision_recall(modes(2, 1000, 1), fake)
+    assert invented.recall >= full.recall - 4 * full.recall_stderr
+    assert invented.precision < 0.25 + 4 * math.sqrt(0.25 * 0.75 / 1000) < full.precision
+
+
+def test_far_away_samples_have_neither_precision_nor_recall():
+    result = precision_recall(normal(0, 100, 4), normal(1, 100, 4, mean=1000.0))
+    assert pair(result) == (0, 0)
+    assert (result.precision_stderr, result.recall_stderr) == (0, 0)
+
+
+def test_sets_with_no_kth_neighbour_are_refused():
+    three, four = normal(0, 3, 2), normal(1, 4, 2)
+    with pytest.raises(ValueError, match="real features: found 3, expected more than k = 3"):
+        precision_recall(three, four)
+    with pytest.raises(ValueError, match="fake features: found 3, expected more than k = 3"):
+        precision_recall(four, three)
+    precision_recall(four, four)
 
 
 def test_standard_errors_are_binomial():
@@ -49,8 +138,3 @@ def test_standard_errors_are_binomial():
     r = precision_recall(rng.normal(size=(80, 5)), rng.normal(size=(60, 5)))
     assert r.precision_stderr == pytest.approx(np.sqrt(r.precision * (1 - r.precision) / 60))
     assert r.recall_stderr == pytest.approx(np.sqrt(r.recall * (1 - r.recall) / 80))
-
-
-def test_too_few_samples_are_refused():
-    with pytest.raises(ValueError, match="fake features: found 3, expected more than k = 3"):
-        precision_recall(np.zeros((9, 2)), np.zeros((3, 2)))

@@ -62,9 +62,12 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> Precisio
 
 def _radii(features: np.ndarray, k: int) -> np.ndarray:
     """Distance of every feature to its k-th nearest neighbour, itself not counted; (N,)."""
-    # The distance to itself, zero, comes first.
+    # The distance to itself, zero, comes first; a view of the column would keep the whole matrix.
     return np.concatenate(
-        [np.partition(distances, k, axis=1)[:, k] for distances in _distances(features, features)]
+        [
+            np.partition(distances, k, axis=1)[:, k].copy()
+            for distances in _distances(features, features)
+        ]
     )
 
 

@@ -74,29 +74,29 @@ def final_checkpoint(wildcards):
     )
 
 
-def runs(methods=None):
-    """The folder of every run of ``methods`` (all of them by default)."""
+def runs(methods, datasets):
+    """The folder of every run of ``methods`` on ``datasets``."""
     return [
         f"{ROOT}/runs/{dataset}/{method}/seed{seed}"
-        for dataset, seeds in EXPERIMENT.seeds.items()
-        for method in methods or EXPERIMENT.methods
-        for seed in seeds
+        for dataset in datasets
+        for method in methods
+        for seed in EXPERIMENT.seeds[dataset]
     ]
 
 
-def sampling_records(methods, sampler):
-    return [
-        f"{run}/{sampler}/{stage}.json"
-        for run in runs(methods)
-        for stage in ("sample", "quality")
-    ]
-
-
-def likelihood_records(methods):
+def likelihood_records(methods, datasets=EXPERIMENT.datasets):
     return [
         f"{run}/{stage}.json"
-        for run in runs(methods)
+        for run in runs(methods, datasets)
         for stage in ("likelihood", "asymmetry")
+    ]
+
+
+def sampling_records(methods, sampler, datasets=EXPERIMENT.datasets):
+    return [
+        f"{run}/{sampler}/{stage}.json"
+        for run in runs(methods, datasets)
+        for stage in ("sample", "quality")
     ]
 
 
@@ -107,13 +107,12 @@ def table_records(wildcards):
     return likelihood_records(table.methods)
 
 
-def all_records(wildcards):
+def all_records(datasets):
     samplers = {table.sampler for table in EXPERIMENT.tables.values() if table.sampler}
-    return likelihood_records(None) + [
-        record
-        for sampler in sorted(samplers)
-        for record in sampling_records(None, sampler)
-    ]
+    records = likelihood_records(EXPERIMENT.methods, datasets)
+    for sampler in sorted(samplers):
+        records += sampling_records(EXPERIMENT.methods, sampler, datasets)
+    return records
 
 
 def extractor_weights(dataset, extractor):

@@ -1,6 +1,6 @@
 rule metrics:
     input:
-        all_records,
+        all_records(EXPERIMENT.datasets),
     output:
         f"{ROOT}/metrics.csv",
     log:
