@@ -33,6 +33,8 @@ NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 Weights = Literal["ema", "raw"]
+# A single folder, so that no name leads out of the one where datasets are.
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Closed(BaseModel):
@@ -184,6 +186,55 @@ class Patches(Closed):
     test: Count
 
 
+class FromFiles(Closed):
+    """Images from files on this machine: all, or ``train`` and ``test`` of them at random."""
+
+    train: Count | None = None
+    test: Count | None = None
+
+
+class Idx(FromFiles):
+    """Grey images in IDX files, such as Fashion-MNIST, in the folder ``name``."""
+
+    source: Literal["idx"]
+    name: FolderName
+
+
+class Cifar10(FromFiles):
+    source: Literal["cifar10"]
+
+
+class Cifar100(FromFiles):
+    source: Literal["cifar100"]
+
+
+class Svhn(FromFiles):
+    source: Literal["svhn"]
+
+
+class ImageNet32(FromFiles):
+    source: Literal["imagenet32"]
+
+
+class Folder(FromFiles):
+    """PNG images in the folders ``name``/train and ``name``/test."""
+
+    source: Literal["folder"]
+    name: FolderName
+
+
+class Arrays(FromFiles):
+    """NumPy arrays in the folder ``name``, their axes in the order ``layout``."""
+
+    source: Literal["arrays"]
+    name: FolderName
+    layout: Literal["nhw", "nhwc", "nchw"]
+    labels: bool = False
+
+
+Data = Digits | Patches | Idx | Cifar10 | Cifar100 | Svhn | ImageNet32 | Folder | Arrays
+
+
 class Classifier(Closed):
     """The network that the workflow trains on the dataset's labels to extract features."""
 
@@ -192,7 +243,7 @@ class Classifier(Closed):
 
 class Dataset(Closed):
     label: str
-    data: Annotated[Digits | Patches, Field(discriminator="source")]
+    data: Annotated[Data, Field(discriminator="source")]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
     classifier: Classifier | None = None
 
@@ -430,7 +481,8 @@ def _sentence(
     """The first of the errors as one sentence, under the key path of the layer that caused it."""
     first = error.errors()[0]
     # The tag of a discriminated union is part of pydantic's path and not of the file's.
-    path = [str(part) for part in first["loc"] if part not in ("digits", "patches")]
+    loc = first["loc"]
+    path = [str(part) for i, part in enumerate(loc) if loc[i - 1 : i] != ("data",)]
     layer = next((name for name, raw in reversed(layers) if _has(raw, path)), layers[-1][0])
     key = ".".join([layer, *path] if layer else path)
     expected = first["msg"][0].lower() + first["msg"][1:]

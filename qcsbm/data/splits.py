@@ -43,7 +43,7 @@ def write(folder: str | Path, splits: Splits) -> None:
     description: dict = {
         "shape": list(splits.train.images.shape[1:]),
         "levels": splits.levels,
-        "classes": int(splits.train.labels.max()) + 1,
+        "classes": int(max(splits.train.labels.max(), splits.test.labels.max())) + 1,
     }
     for name in SPLITS:
         split: Split = getattr(splits, name)

@@ -1,0 +1,73 @@
+"""Images in NumPy arrays: ``train`` and ``test``, .npz or .npy, with labels or without.
+
+An .npz file holds arrays ``images`` and, if there are labels, ``labels``; beside .npy files of
+images lie ``train_labels.npy`` and ``test_labels.npy``. The order of the axes is not guessed from
+their lengths: the configuration says it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from qcsbm.config import Arrays
+from qcsbm.data.local import dataset_folder, require_file, shuffled
+from qcsbm.data.npy import read_array
+from qcsbm.data.splits import SPLITS, Split, Splits
+
+TO_NCHW = {
+    "nhw": lambda images: images[:, None],
+    "nhwc": lambda images: images.transpose(0, 3, 1, 2),
+    "nchw": lambda images: images,
+}
+
+
+def arrays(config: Arrays) -> Splits:
+    """The images of both files, their axes in the order ``config.layout``, in random order.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or holds anything but uint8 images with 1 or 3 channels or
+            anything but one label ≥ 0 for each of them.
+    """
+    folder = dataset_folder(config.name)
+    return shuffled(folder, config, {name: _read(folder, name, config) for name in SPLITS})
+
+
+def _read(folder: Path, split: str, config: Arrays) -> Split:
+    path, keys = folder / f"{split}.npz", ("images", "labels")
+    label_path = path
+    if not path.is_file():
+        path, label_path = folder / f"{split}.npy", folder / f"{split}_labels.npy"
+        keys = (None, None)
+    images = _images(path, keys[0], config.layout)
+    if config.labels:
+        return Split(images, _labels(label_path, keys[1]))
+    return Split(images, np.full(len(images), -1))
+
+
+def _images(path: Path, key: str | None, layout: str) -> np.ndarray:
+    """Images (N, C, H, W)."""
+    require_file(path, "the images of a split, or an .npz file of that name")
+    images = read_array(path, key)
+    if images.dtype != np.uint8 or images.ndim != len(layout):
+        raise ValueError(
+            f"{path}: found {images.dtype} of shape {images.shape}, expected uint8 with the axes "
+            f"{layout}"
+        )
+    images = TO_NCHW[layout](images)
+    if images.shape[1] not in (1, 3):
+        raise ValueError(
+            f"{path}: found {images.shape[1]} channels with the axes {layout}, expected 1 or 3"
+        )
+    return images
+
+
+def _labels(path: Path, key: str | None) -> np.ndarray:
+    require_file(path, "the labels of a split")
+    labels = read_array(path, key)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels < 0).any():
+        raise ValueError(
+            f"{path}: found labels of {labels.dtype} and shape {labels.shape}, expected a list of "
+            "whole numbers from 0"
+        )
+    return labels

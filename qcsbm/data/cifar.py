@@ -1,0 +1,50 @@
+"""CIFAR-10 and CIFAR-100: 32 × 32 colour images, in the "python version" of the official files.
+
+Those files are pickles, and unpickling can run any code. So each of them, the ones that
+torchvision's reader opens beside the images included, must have its published MD5 before that
+reader is called.
+
+References:
+    Learning multiple layers of features from tiny images (Krizhevsky, 2009);
+    https://www.cs.toronto.edu/~kriz/cifar.html
+"""
+
+import numpy as np
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from qcsbm.config import Cifar10, Cifar100
+from qcsbm.data.local import dataset_folder, require_published, shuffled
+from qcsbm.data.splits import SPLITS, Split, Splits
+
+
+def cifar10(config: Cifar10) -> Splits:
+    """50 000 training and 10 000 test images of 10 classes, in random order.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: one of the files is not the published one.
+    """
+    return _read(CIFAR10, config)
+
+
+def cifar100(config: Cifar100) -> Splits:
+    """50 000 training and 10 000 test images of 100 classes, in random order.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: one of the files is not the published one.
+    """
+    return _read(CIFAR100, config)
+
+
+def _read(published: type[CIFAR10], config: Cifar10 | Cifar100) -> Splits:
+    folder = dataset_folder(config.source)
+    origin = f"{published.url} (MD5 {published.tgz_md5}), unpacked in {folder}"
+    meta = (published.meta["filename"], published.meta["md5"])
+    for file, md5 in [*published.train_list, *published.test_list, meta]:
+        require_published(folder / published.base_folder / file, md5, origin)
+    splits = {}
+    for name in SPLITS:
+        dataset = published(folder, train=name == "train")
+        splits[name] = Split(dataset.data.transpose(0, 3, 1, 2), np.array(dataset.targets))
+    return shuffled(folder, config, splits)

@@ -1,0 +1,92 @@
+"""Datasets that a user has put on this machine: where they are, and the order they are taken in.
+
+Where files lie is a fact of the machine and no part of an experiment: the environment variable
+``QCSBM_DATA`` (``data`` in the working directory if unset) names a folder with one subfolder per
+dataset. Nothing here touches the network.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from qcsbm.config import FromFiles
+from qcsbm.data.splits import SPLITS, Split, Splits
+from qcsbm.files import CHUNK
+from qcsbm.seeding import permutation
+
+LEVELS = 256
+
+
+def dataset_folder(name: str) -> Path:
+    """The folder of the dataset ``name`` on this machine."""
+    return Path(os.environ.get("QCSBM_DATA", "data")) / name
+
+
+def require_file(path: Path, expected: str) -> None:
+    """Raise FileNotFoundError, saying what was ``expected``, if there is no file."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: found no such file, expected {expected}; the environment variable QCSBM_DATA "
+            "says where datasets are"
+        )
+
+
+def require_published(path: Path, md5: str, origin: str) -> None:
+    """Refuse every file but the published one.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: its MD5 is not ``md5``.
+    """
+    require_file(path, f"the one with MD5 {md5} from {origin}")
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != md5:
+        raise ValueError(
+            f"{path}: found a file with MD5 {digest.hexdigest()}, expected {md5}, that of the file "
+            f"from {origin}"
+        )
+
+
+def random_order(n: int, limit: int | None, split: str) -> np.ndarray:
+    """The first ``limit`` (all if None) of the numbers 0 … n − 1 in an order made once for all.
+
+    Raises:
+        ValueError: there are fewer than ``limit``, or none.
+    """
+    if not n:
+        raise ValueError(f"data: found no images in the split {split}, expected at least one")
+    if limit is not None and limit > n:
+        raise ValueError(
+            f"data.{split}: found {limit}, expected at most {n}, the number of images in the files"
+        )
+    return permutation(n, 0, "data", split)[:limit]
+
+
+def shuffled(folder: Path, config: FromFiles, splits: dict[str, Split]) -> Splits:
+    """Random subsets, in random order, of the ``splits`` read from ``folder``.
+
+    Raises:
+        ValueError: images of both splits differ in shape, or images and labels in number.
+    """
+    chosen = {}
+    for name in SPLITS:
+        images, labels = splits[name].images, splits[name].labels
+        if len(labels) != len(images):
+            raise ValueError(
+                f"{folder}: found {len(labels)} labels and {len(images)} images in the split "
+                f"{name}, expected as many of both"
+            )
+        order = random_order(len(images), getattr(config, name), name)
+        chosen[name] = Split(images[order], labels[order].astype(np.int64))
+    train, test = (chosen[name].images.shape[1:] for name in SPLITS)
+    if train != test:
+        raise ValueError(
+            f"{folder}: found test images of shape {test}, expected that of the training images, "
+            f"{train}"
+        )
+    return Splits(**chosen, levels=LEVELS)

@@ -1,0 +1,54 @@
+"""Arrays in .npy and .npz files from elsewhere: nothing is unpickled, no header is believed.
+
+References:
+    The .npy format; https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+import math
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def read_array(path: Path, key: str | None = None) -> np.ndarray:
+    """The array in a .npy file, memory-mapped, or the array ``key`` of an .npz file.
+
+    Raises:
+        ValueError: there is no such array, it holds Python objects, or its header does not fit the
+            length of the file, which is found out before memory is taken.
+    """
+    try:
+        if key is None:
+            with path.open("rb") as file:
+                _check_header(file, path.stat().st_size)
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(f"{key}.npy")
+            with archive.open(member) as file:
+                _check_header(file, member.file_size)
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[key]
+    # Damaged headers and archives lead NumPy and zipfile to almost any exception.
+    except Exception as error:
+        expected = "a NumPy array" if key is None else f"an .npz file with an array {key!r}"
+        raise ValueError(f"{path}: found nothing usable ({error}), expected {expected}") from None
+
+
+def _check_header(file: BinaryIO, size: int) -> None:
+    """Raise ValueError unless the header of an array fits the ``size`` of the file in bytes."""
+    version = npy.read_magic(file)
+    if version not in HEADERS:
+        raise ValueError(f"format version {version}")
+    shape, _, dtype = HEADERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("Python objects")
+    announced = math.prod(shape) * dtype.itemsize
+    if announced != size - file.tell():
+        raise ValueError(
+            f"{size - file.tell()} bytes for the {announced} of {dtype} values of shape {shape}"
+        )

@@ -1,0 +1,29 @@
+"""Street View House Numbers: 32 × 32 colour images of digits, in the official MATLAB files.
+
+References:
+    Reading digits in natural images with unsupervised feature learning (Netzer et al., 2011);
+    http://ufldl.stanford.edu/housenumbers/
+"""
+
+from torchvision.datasets import SVHN
+
+from qcsbm.config import Svhn
+from qcsbm.data.local import dataset_folder, require_published, shuffled
+from qcsbm.data.splits import SPLITS, Split, Splits
+
+
+def svhn(config: Svhn) -> Splits:
+    """73 257 training and 26 032 test images of 10 classes, in random order; "extra" is not used.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: one of the files is not the published one.
+    """
+    folder = dataset_folder(config.source)
+    splits = {}
+    for name in SPLITS:
+        url, file, md5 = SVHN.split_list[name]
+        require_published(folder / file, md5, url)
+        dataset = SVHN(folder, split=name)
+        splits[name] = Split(dataset.data, dataset.labels)
+    return shuffled(folder, config, splits)
