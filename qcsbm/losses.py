@@ -13,6 +13,7 @@ References:
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from qcsbm.conservativeness import qc_loss
@@ -22,7 +23,7 @@ from qcsbm.sde import bcast
 
 @dataclass(frozen=True)
 class Loss:
-    """Both terms of every sample, (B,): DSM, and σ² L_QC before it is multiplied by λ."""
+    """Both terms by sample: DSM (B,), and σ² L_QC (b,) before it is multiplied by λ."""
 
     dsm: Tensor
     qc: Tensor | None
@@ -38,13 +39,19 @@ def training_loss(
 ) -> Loss:
     """The loss at data x_0 (B, ...), times t (B,) and noise z like x_0.
 
-    L_QC is evaluated, at the same noisy point, where ``probes`` (K, B, ...) are given.
+    L_QC is evaluated at the noisy points of the first b ≤ B samples where ``probes`` (K, b, ...)
+    are given. As the samples of a batch are independent, the mean over fewer of them is still
+    unbiased; only they pay for second derivatives.
     """
     mean, sigma = model.sde.marginal_prob(x_0, t)
     x_t = mean + bcast(sigma, x_0) * z
-    if probes is not None:
-        x_t.requires_grad_()
-    s = model(x_t, t)
-    dsm = (bcast(sigma, x_0) * s + z).flatten(1).square().sum(1) / 2
-    qc = None if probes is None else sigma**2 * qc_loss(s, x_t, probes, estimator)
+    b = 0 if probes is None else probes.shape[1]
+    scores, qc = [], None
+    if b:
+        x_qc = x_t[:b].requires_grad_()
+        scores.append(model(x_qc, t[:b]))
+        qc = sigma[:b] ** 2 * qc_loss(scores[0], x_qc, probes, estimator)
+    if b < len(x_t):
+        scores.append(model(x_t[b:], t[b:]))
+    dsm = (bcast(sigma, x_0) * torch.cat(scores) + z).flatten(1).square().sum(1) / 2
     return Loss(dsm, qc)

@@ -101,7 +101,8 @@ def train(
         x_0, t, z = draw_batch(images, levels, order(step), training, model, seed, step)
         probes = None
         if regulariser:
-            shape = (regulariser.probes, *x_0.shape)
+            regularised = regulariser.batch_size or training.batch_size
+            shape = (regulariser.probes, regularised, *x_0.shape[1:])
             probes = rademacher(shape, generator(seed, "probes", step)).to(device)
         estimator = regulariser.estimator if regulariser else "trace"
         loss = training_loss(model, x_0.to(device), t.to(device), z.to(device), probes, estimator)

@@ -148,6 +148,21 @@ def test_loss_gradient_equals_finite_differences_through_the_regulariser():
         assert (slope * direction).sum().item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_regularising_a_part_of_the_batch_leaves_the_rest_to_dsm():
+    model = build(
+        SHAPE, "score", False, dict(NETWORK, dropout=0.0, init_scale=1.0), SDE, 3
+    ).double()
+    g = generator(0, "part")
+    x_0 = torch.rand(6, *SHAPE, dtype=torch.float64, generator=g)
+    z = torch.randn(x_0.shape, dtype=torch.float64, generator=g)
+    t = torch.rand(6, dtype=torch.float64, generator=g)
+    probes = rademacher((1, *x_0.shape), g).double()
+    whole = training_loss(model, x_0, t, z, probes, "antisymmetric")
+    part = training_loss(model, x_0, t, z, probes[:, :2], "antisymmetric")
+    torch.testing.assert_close(part.dsm, whole.dsm)
+    torch.testing.assert_close(part.qc, whole.qc[:2])
+
+
 def test_divergence_stops_with_step_and_quantity(images):
     wild = Training(batch_size=8, lr=1e30, warmup=1, grad_clip=1e30)
     with pytest.raises(ArithmeticError, match=r"training diverged: \w+ is (nan|inf).* step \d+"):
