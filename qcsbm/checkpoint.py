@@ -44,11 +44,11 @@ def save(path: str | Path, state: TrainingState) -> None:
         save_file(tensors, temporary, metadata={"qcsbm": json.dumps(header, sort_keys=True)})
 
 
-def load(path: str | Path) -> TrainingState:
-    """Read a checkpoint.
+def load(path: str | Path, step: int | None = None) -> TrainingState:
+    """Read a checkpoint, that of ``step`` where one is given.
 
     Raises:
-        ValueError: the file is damaged or was not written by `save`.
+        ValueError: the file is damaged, was not written by `save` or belongs to another step.
     """
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     try:
@@ -57,20 +57,27 @@ def load(path: str | Path) -> TrainingState:
             for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 part, _, name = key.partition(".")
                 parts[part][name] = file.get_tensor(key)
-        return TrainingState(**parts, **header)
+        state = TrainingState(**parts, **header)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path}: found no usable checkpoint ({error}), expected one that training wrote"
+            f"{path}: found no usable checkpoint ({error}), expected one that training or "
+            "import-checkpoint wrote"
         ) from None
+    if step is not None and state.step != step:
+        raise ValueError(f"{path}: found a checkpoint at step {state.step}, expected step {step}")
+    return state
 
 
-def load_weights(model: nn.Module, path: str | Path, weights: str) -> nn.Module:
+def load_weights(
+    model: nn.Module, path: str | Path, weights: str, step: int | None = None
+) -> nn.Module:
     """Put the ``weights`` ("ema" or "raw") of a checkpoint into ``model``, ready for evaluation.
 
     Raises:
-        ValueError: the file is damaged or belongs to another network.
+        ValueError: the file is damaged, or belongs to another network or another step than
+            ``step``.
     """
-    state = load(path)
+    state = load(path, step)
     restore(model, state.ema if weights == "ema" else state.model, path)
     return model.eval().requires_grad_(False)
 

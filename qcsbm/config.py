@@ -9,8 +9,10 @@ that a dry run stays fast.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -82,17 +84,26 @@ class Training(Closed):
 
 
 class Regulariser(Closed):
-    """λ = ``weight`` and the estimator of L_QC, averaged over ``probes`` Rademacher probes."""
+    """λ = ``weight`` and the estimator of L_QC, averaged over ``probes`` Rademacher probes.
+
+    ``batch_size`` samples of every batch are regularised, all of them if null.
+    """
 
     weight: NonNegative
     probes: Count = 1
     estimator: Literal["trace", "antisymmetric"]
+    batch_size: Count | None = None
 
 
 class InitFrom(Closed):
-    """The run of another method, with the same seed, whose checkpoint training starts from."""
+    """The checkpoint at ``step`` that training starts from.
 
-    method: str
+    It is that of another ``method``, with the same seed, or an imported file, ``checkpoint``, with
+    its path relative to the working directory.
+    """
+
+    method: str | None = None
+    checkpoint: str | None = None
     step: Count
 
 
@@ -170,9 +181,14 @@ class Cell(Closed):
         return [*self.checkpoints, self.steps]
 
 
+# (C, H, W) where the source determines it, None where only the prepared data know.
+Shape = tuple[int, int, int] | None
+
+
 class Digits(Closed):
     """The 8 × 8 digits with 17 grey levels that scikit-learn ships."""
 
+    shape: ClassVar[Shape] = (1, 8, 8)
     source: Literal["digits"]
     test: Count = 360
 
@@ -185,10 +201,15 @@ class Patches(Closed):
     train: Count
     test: Count
 
+    @property
+    def shape(self) -> Shape:
+        return (3, self.size, self.size)
+
 
 class FromFiles(Closed):
     """Images from files on this machine: all, or ``train`` and ``test`` of them at random."""
 
+    shape: ClassVar[Shape] = None
     train: Count | None = None
     test: Count | None = None
 
@@ -201,18 +222,22 @@ class Idx(FromFiles):
 
 
 class Cifar10(FromFiles):
+    shape: ClassVar[Shape] = (3, 32, 32)
     source: Literal["cifar10"]
 
 
 class Cifar100(FromFiles):
+    shape: ClassVar[Shape] = (3, 32, 32)
     source: Literal["cifar100"]
 
 
 class Svhn(FromFiles):
+    shape: ClassVar[Shape] = (3, 32, 32)
     source: Literal["svhn"]
 
 
 class ImageNet32(FromFiles):
+    shape: ClassVar[Shape] = (3, 32, 32)
     source: Literal["imagenet32"]
 
 
@@ -255,6 +280,15 @@ class Table(Closed):
     sampler: Literal["pc", "ode"] | None = None
 
 
+class Toy(Closed):
+    """The two-dimensional examples, on ``points`` points of each data set."""
+
+    points: Count
+    steps: Count
+    batch_size: Count
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
 class Document(Closed):
     """The file as it is written; parts of cells are checked once they are merged."""
 
@@ -264,6 +298,7 @@ class Document(Closed):
     datasets: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     tables: dict[str, Table]
+    toy: Toy | None = None
 
 
 @dataclass(frozen=True)
@@ -276,19 +311,84 @@ class Experiment:
     methods: list[str]
     cells: dict[tuple[str, str], Cell]
     tables: dict[str, Table]
+    toy: Toy | None
 
     @property
     def root(self) -> str:
         """The folder of results, relative to the project."""
         return "results" if self.tier == "quick" else f"results/{self.tier}"
 
+    def cell(self, dataset: str, method: str) -> Cell:
+        """The cell of names that a user gave.
+
+        Raises:
+            ValueError: there is no such dataset or method.
+        """
+        for what, name, known in [
+            ("dataset", dataset, list(self.datasets)),
+            ("method", method, self.methods),
+        ]:
+            if name not in known:
+                raise ValueError(f"{what}: found {name!r}, expected one of {', '.join(known)}")
+        return self.cells[dataset, method]
+
     def predecessor(self, dataset: str, method: str, step: int) -> tuple[str, int] | None:
-        """Method and step of the checkpoint that training towards ``step`` starts from, if any."""
+        """Method and step of the checkpoint that training towards ``step`` starts from, if any.
+
+        An imported checkpoint belongs to the method that starts from it.
+        """
         cell = self.cells[dataset, method]
         earlier = [stop for stop in cell.stops if stop < step]
         if earlier:
             return method, earlier[-1]
-        return (cell.init_from.method, cell.init_from.step) if cell.init_from else None
+        origin = cell.init_from
+        return (origin.method or method, origin.step) if origin else None
+
+    def imported(self, dataset: str, method: str, step: int) -> str | None:
+        """The path of the imported file that is the method's checkpoint at ``step``, if one is."""
+        origin = self.cells[dataset, method].init_from
+        return origin.checkpoint if origin and origin.step == step else None
+
+    def chain(self, dataset: str, method: str) -> list[tuple[str, int, int]]:
+        """(method, first step, last step) of all trainings that lead to the final checkpoint."""
+        segments = []
+        last = method, self.cells[dataset, method].steps
+        while last and not self.imported(dataset, *last):
+            first = self.predecessor(dataset, *last)
+            segments.insert(0, (last[0], first[1] if first else 0, last[1]))
+            last = first
+        return segments
+
+    def control(self, dataset: str, method: str) -> str | None:
+        """The unregularised score model that was trained alike and for as many steps, if any.
+
+        Model and control differ in the parameterisation or in the regulariser alone.
+        """
+
+        def alike(cell: Cell) -> tuple:
+            return cell.steps, cell.training, cell.network, cell.sde
+
+        cell = self.cells[dataset, method]
+        for other in self.methods:
+            candidate = self.cells[dataset, other]
+            plain = candidate.parameterisation == "score" and candidate.regulariser is None
+            if other != method and plain and alike(candidate) == alike(cell):
+                return other
+        return None
+
+
+def read(path: str | Path) -> Experiment:
+    """The experiment file at ``path``, checked.
+
+    Raises:
+        ConfigError: see there.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: found no YAML, expected an experiment file") from None
+    return load(config, str(path))
 
 
 def load(config: dict, source: str) -> Experiment:
@@ -343,6 +443,7 @@ def load(config: dict, source: str) -> Experiment:
         methods=list(document.methods),
         cells=cells,
         tables=document.tables,
+        toy=document.toy,
     )
     for problem in _inconsistencies(experiment):
         raise ConfigError(f"{source}: {problem}")
@@ -399,6 +500,12 @@ def _cell_inconsistencies(
             f"{place}.regulariser {where}: found one for parameterisation 'energy', expected none: "
             "the gradient of an energy is conservative"
         )
+    regularised = cell.regulariser.batch_size if cell.regulariser else None
+    if regularised and regularised > cell.training.batch_size:
+        yield (
+            f"{place}.regulariser.batch_size {where}: found {regularised}, expected at most "
+            f"training.batch_size = {cell.training.batch_size}"
+        )
     if (cell.asymmetry.estimator == "probes") != (cell.asymmetry.probes is not None):
         yield (
             f"asymmetry.probes {where}, method {method}: found {cell.asymmetry.probes} with "
@@ -411,7 +518,36 @@ def _cell_inconsistencies(
             " to say how it is trained"
         )
     if cell.init_from:
-        yield from _init_from_inconsistencies(experiment, dataset, method, cell)
+        if (cell.init_from.method is None) == (cell.init_from.checkpoint is None):
+            found = cell.init_from.model_dump(exclude_none=True)
+            yield (
+                f"{place}.init_from {where}: found {found}, expected step with either method or "
+                "checkpoint"
+            )
+        elif cell.init_from.method:
+            yield from _init_from_inconsistencies(experiment, dataset, method, cell)
+        else:
+            yield from _import_inconsistencies(place, where, cell)
+
+
+def _import_inconsistencies(place: str, where: str, cell: Cell) -> Iterator[str]:
+    if not cell.init_from.checkpoint.endswith(".safetensors"):
+        yield (
+            f"{place}.init_from.checkpoint {where}: found {cell.init_from.checkpoint!r}, expected "
+            "a .safetensors file, which import-checkpoint makes of a published one"
+        )
+    if cell.parameterisation == "energy" or cell.residual:
+        yield (
+            f"{place}.init_from.checkpoint {where}: found one for a method with an energy or a "
+            "residual, expected none, as published models of those kinds are others than ours"
+        )
+    step = cell.init_from.step
+    if step >= cell.stops[0] and cell.stops != [step]:
+        yield (
+            f"{place}.init_from.step {where}: found {step}, expected less than this method's first "
+            f"checkpoint at step {cell.stops[0]}, or steps = {step} and no checkpoints for a model "
+            "that is not trained any further"
+        )
 
 
 def _init_from_inconsistencies(

@@ -67,6 +67,7 @@ def recorded(
             "wall_s": round(time.perf_counter() - wall, 3),
             "cpu_s": round(time.process_time() - cpu, 3),
             "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            **_gpu_cost(wall),
             **entry.cost,
         },
         "provenance": {
@@ -79,6 +80,16 @@ def recorded(
         },
     }
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def _gpu_cost(start: float) -> dict:
+    """Time and memory of the GPU, if there is one, since the clock showed ``start``."""
+    if not torch.cuda.is_available():
+        return {}
+    return {
+        "gpu_s": round(time.perf_counter() - start, 3),
+        "gpu_peak_memory_mb": round(torch.cuda.max_memory_allocated() / 1024**2, 1),
+    }
 
 
 def read_record(path: str | Path) -> dict:

@@ -3,8 +3,9 @@
 Such a file is a dictionary: "model" is a state dict with names like ``all_modules.7.Conv_0.weight``
 (``module.`` in front where the network was trained in parallel), in which ``all_modules`` counts
 the blocks in the order of the forward pass; "ema" holds the averaged parameters as the list
-"shadow_params", without names, in the order of the model's trained parameters; "optimizer" and,
-where score_sde wrote the file, "step" complete it. The model's ``sigmas``, the noise scales of
+"shadow_params", without names, in the order of the model's trained parameters; "optimizer" is the
+state dict of an Adam over all parameters, the untrained frequencies of the embedding included;
+where score_sde wrote the file, "step" completes it. The model's ``sigmas``, the noise scales of
 discrete training, are not used by a network that is conditional on log σ.
 
 Networks with ``ddpm`` blocks or a residual output pyramid have no names here: the published code
@@ -36,10 +37,15 @@ from qcsbm.nets.ncsnpp import InputSkip, NCSNpp
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """Two state dicts for the network, the raw and the averaged weights, and the training step."""
+    """The raw and the averaged weights, Adam's moments by parameter, and the training step.
+
+    The moments are empty where the file has none.
+    """
 
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
     step: int
 
 
@@ -74,11 +80,46 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
         )
     averages = dict(zip(trained, shadow, strict=True))
     _require(averages, {name: shapes[name] for name in trained}, f"{path}: ema.shadow_params")
+    moments = _moments(contents, path, list(names.values()))
+    for part in moments:
+        if moments[part]:
+            expected = {name: shapes[name] for name in trained}
+            _require(moments[part], expected, f"{path}: optimizer.state {part}")
 
     def ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {our: _to_ours(name, tensors[name]) for our, name in names.items()}
+        return {
+            our: _to_ours(name, tensors[name]) for our, name in names.items() if name in tensors
+        }
 
-    return PublishedCheckpoint(ours(model), ours(model | averages), step)
+    return PublishedCheckpoint(
+        model=ours(model),
+        ema=ours(model | averages),
+        exp_avg=ours(moments["exp_avg"]),
+        exp_avg_sq=ours(moments["exp_avg_sq"]),
+        step=step,
+    )
+
+
+def _moments(contents: dict, path: str | Path, names: list[str]) -> dict[str, dict[str, Tensor]]:
+    """Both moments by published name; empty before the first step and without an optimizer.
+
+    The state dict of an optimizer counts parameters, here ``names``, in its order.
+    """
+    moments: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
+    if "optimizer" not in contents:
+        return moments
+    state = _entry(contents, path, dict, "optimizer", "state")
+    for number in state:
+        if number not in range(len(names)):
+            raise ValueError(
+                f"{path}: optimizer.state: found parameter {number}, expected numbers below "
+                f"{len(names)}, the number of parameters"
+            )
+    for number in state:
+        for part, tensors in moments.items():
+            where = ("optimizer", "state", number, part)
+            tensors[names[number]] = _entry(contents, path, Tensor, *where)
+    return moments
 
 
 def published_names(network: NCSNpp) -> dict[str, str]:
@@ -162,13 +203,15 @@ def _load(path: Path) -> dict:
     return contents
 
 
-def _entry(contents: object, path: str | Path, kind: type, *keys: str) -> object:
+def _entry(contents: object, path: str | Path, kind: type, *keys: str | int) -> object:
     """What the file holds under ``keys``; ValueError unless that is a ``kind``."""
     for key in keys:
         contents = contents.get(key) if isinstance(contents, dict) else None
     if not isinstance(contents, kind):
         found = "nothing" if contents is None else type(contents).__name__
-        raise ValueError(f"{path}: {'.'.join(keys)}: found {found}, expected {kind.__name__}")
+        raise ValueError(
+            f"{path}: {'.'.join(map(str, keys))}: found {found}, expected {kind.__name__}"
+        )
     return contents
 
 

@@ -1,14 +1,22 @@
 """From records to numbers in tidy form, and from those to tables in Markdown, CSV and LaTeX.
 
 Tables show the mean over seeds ± its standard error; a row of one seed shows no ±. What could not
-be measured is shown as such, with the reason below the table.
+be measured is shown as such, with the reason below the table. On the paper's datasets, its numbers
+(``qcsbm/paper/table2.csv``, ``table3.csv``) and the difference stand below.
+
+References:
+    On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023),
+    Tables 2 and 3; https://arxiv.org/abs/2209.12753
 """
 
 import math
 from dataclasses import dataclass
+from importlib.resources import files
 
 import pandas as pd
 from tabulate import tabulate
+
+from qcsbm.pages import Section
 
 IDENTITY = ["dataset", "method", "seed"]
 METRIC_COLUMNS = [*IDENTITY, "metric", "value", "stderr", "n", "unit", "stage"]
@@ -35,11 +43,21 @@ PROTOCOL_NOTES = {
     "sample": ["weights", "sampler", "steps", "snr", "corrector_steps", "rtol", "atol"],
     "quality": ["extractor", "reference", "neighbours"],
 }
+# Table 2's QC and Table 3's are two trainings.
+PAPER_METHODS = {
+    "c": "C-NCSN++",
+    "u": "U-NCSN++",
+    "qc": "QC-NCSN++",
+    "qc_k16": "QC-NCSN++",
+}
 
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of one dataset: ``cells`` has a (mean, stderr) per method and metric, or None."""
+    """The rows of one dataset: ``cells`` has a (mean, stderr) per method and metric, or None.
+
+    ``paper`` has what the paper prints for some of them.
+    """
 
     dataset: str
     label: str
@@ -48,6 +66,7 @@ class Block:
     cells: dict[tuple[str, str], tuple[float, float | None] | None]
     seeds: dict[str, int]
     notes: list[str]
+    paper: dict[tuple[str, str], str]
 
 
 def tidy(records: list[dict]) -> pd.DataFrame:
@@ -97,8 +116,28 @@ def build(frame: pd.DataFrame, spec: dict) -> list[Block]:
                 values = of_method.loc[of_method["metric"] == metric, "value"]
                 cells[method, metric] = over_seeds(values) if len(values) else None
         notes = _notes(rows, methods, seeds, cells)
-        blocks.append(Block(dataset, label, methods, metrics, cells, seeds, notes))
+        # Precision and recall, too, are comparable only where the network is the paper's.
+        beside = printed(dataset, sampler) if not sampler or "fid" in metrics else {}
+        paper = {key: text for key, text in beside.items() if cells.get(key)}
+        blocks.append(Block(dataset, label, methods, metrics, cells, seeds, notes, paper))
     return blocks
+
+
+def printed(dataset: str, sampler: str | None) -> dict[tuple[str, str], str]:
+    """What the paper prints for ``dataset``, by our method and metric, with its digits."""
+    table = pd.read_csv(
+        files("qcsbm") / "paper" / ("table3.csv" if sampler else "table2.csv"), dtype=str
+    ).rename(columns={"nll_bpd": "nll"})
+    table = table[table["dataset"] == dataset]
+    if sampler:
+        table = table[table["sampler"] == sampler]
+    rows = table.set_index("method").drop(columns=["dataset", "sampler"], errors="ignore")
+    return {
+        (method, metric): rows.loc[theirs, metric]
+        for method, theirs in PAPER_METHODS.items()
+        if theirs in rows.index
+        for metric in rows.columns
+    }
 
 
 def _notes(rows: pd.DataFrame, methods: dict, seeds: dict, cells: dict) -> list[str]:
@@ -165,18 +204,29 @@ def _rows(block: Block) -> list[list[str]]:
     ]
 
 
-def markdown(title: str, blocks: list[Block]) -> str:
-    """The table with one block per dataset, and the protocol under each."""
-    parts = [f"# {title}\n"]
+def sections(blocks: list[Block]) -> list[Section]:
+    """A table per dataset, the protocol below it, and one beside the paper's where there is one."""
+    found = []
     for block in blocks:
         headings = ["Method", *(HEADINGS[metric] for metric in block.metrics)]
-        alignment = ["left"] + ["right"] * len(block.metrics)
-        grid = tabulate(
-            _rows(block), headings, tablefmt="pipe", disable_numparse=True, colalign=alignment
-        )
-        notes = "\n".join(f"- {note}" for note in block.notes)
-        parts.append(f"## {block.label}\n\n{grid}\n\n{notes}\n")
-    return "\n".join(parts)
+        found.append(Section(block.label, headings, _rows(block), block.notes))
+        if block.paper:
+            found.append(_beside_the_paper(block))
+    return found
+
+
+def _beside_the_paper(block: Block) -> Section:
+    """The paper's numbers, ours and the difference, ours minus the paper's, in a row each."""
+    rows = []
+    for method, label in block.methods.items():
+        for metric in block.metrics:
+            if printed := block.paper.get((method, metric)):
+                mean, stderr = block.cells[method, metric]
+                difference = format_value(mean - float(printed), stderr)
+                ours = format_value(mean, stderr)
+                rows.append([label, HEADINGS[metric], printed, ours, difference])
+    headings = ["Method", "Metric", "Paper", "Here", "Difference"]
+    return Section(f"{block.label}: beside the paper", headings, rows, left=2)
 
 
 LATEX = {"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "---", "⁺": "$^+$"}

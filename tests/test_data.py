@@ -1,10 +1,15 @@
 """Dataset readers on tiny files in each real format, sound and damaged, and prepared datasets."""
 
+import argparse
+import functools
 import gzip
 import hashlib
+import http.server
 import os
 import pickle
+import shutil
 import struct
+import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -36,6 +41,7 @@ from qcsbm.config import (
 from qcsbm.data import imagenet32, patches, splits
 from qcsbm.data.sources import SOURCES
 from qcsbm.data.splits import SPLITS
+from qcsbm.stages import fetch as fetching
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
@@ -414,6 +420,49 @@ def test_damaged_cifar_file_is_refused(cifar, damage):
     assert_sentence(error, path, "found a file with MD5", published.test_list[0][1])
 
 
+@pytest.fixture
+def served(tmp_path_factory, monkeypatch):
+    """A folder, and the address under which this machine alone sees its files."""
+    folder = tmp_path_factory.mktemp("served")
+    monkeypatch.setenv("no_proxy", "*")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def fetch(source):
+    fetching.run(argparse.Namespace(source=source))
+
+
+@pytest.fixture
+def served_cifar(cifar, served, monkeypatch):
+    """The tiny CIFAR as an archive on a server, and no longer where datasets are."""
+    _, published, folder, _ = cifar
+    archive = shutil.make_archive(served[0] / "cifar", "gztar", folder.parent, folder.name)
+    shutil.rmtree(folder.parent)
+    monkeypatch.setattr(published, "url", f"{served[1]}/{Path(archive).name}")
+    digest = hashlib.md5(Path(archive).read_bytes()).hexdigest()
+    monkeypatch.setattr(published, "tgz_md5", digest)
+    return cifar
+
+
+def test_cifar_is_fetched_to_where_it_is_read(served_cifar):
+    config, _, _, expected = served_cifar
+    fetch(config.source)
+    assert_same_pairs(read(config).train, *expected["train_list"])
+    assert_same_pairs(read(config).test, *expected["test_list"])
+
+
+def test_download_with_another_checksum_is_refused(served_cifar, monkeypatch):
+    config, published, folder, _ = served_cifar
+    monkeypatch.setattr(published, "tgz_md5", "0" * 32)
+    with pytest.raises(OSError, match="found no complete download .*, expected the published"):
+        fetch(config.source)
+    assert not folder.exists()
+
+
 def test_missing_cifar_file_says_where_it_comes_from(cifar):
     config, published, folder, _ = cifar
     (folder / published.meta["filename"]).unlink()
@@ -455,6 +504,18 @@ def test_svhn_is_read_whole_and_its_ten_is_a_zero(svhn):
     assert_same_pairs(data.train, *svhn[1]["train"])
     assert_same_pairs(data.test, *svhn[1]["test"])
     assert data.train.images.shape == (30, 3, 32, 32)
+
+
+def test_svhn_is_fetched_to_where_it_is_read(svhn, served, monkeypatch):
+    folder, expected = svhn
+    addresses = {}
+    for split, (_, file, md5) in torchvision.datasets.SVHN.split_list.items():
+        shutil.move(folder / file, served[0] / file)
+        addresses[split] = [f"{served[1]}/{file}", file, md5]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", addresses)
+    fetch("svhn")
+    assert_same_pairs(read(Svhn(source="svhn")).train, *expected["train"])
+    assert_same_pairs(read(Svhn(source="svhn")).test, *expected["test"])
 
 
 def test_damaged_or_missing_svhn_file_is_refused(svhn):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import qcsbm.conservativeness
 from qcsbm.conservativeness import one_probe_asymmetry
@@ -92,6 +93,78 @@ def test_names_of_one_process_and_a_file_without_step_are_read_too(tmp_path):
     checkpoint = read_published(save(contents, tmp_path), network)
     assert checkpoint.step == 4
     assert torch.equal(checkpoint.model["stem.weight"], network.stem.weight)
+
+
+def adam_step(network: NCSNpp, contents: dict) -> dict[str, torch.Tensor]:
+    """Put an optimizer in ``contents`` that took one step along the gradients returned."""
+    stored = published_model(network)
+    parameters = [
+        nn.Parameter(tensor.contiguous(), name != "all_modules.0.W")
+        for name, tensor in stored.items()
+    ]
+    optimiser = torch.optim.Adam(parameters, lr=1e-3, betas=(0.9, 0.999))
+    for k, parameter in enumerate(parameters):
+        if parameter.requires_grad:
+            parameter.grad = formula(tuple(parameter.shape), k, 1.0).float()
+    optimiser.step()
+    contents["optimizer"] = optimiser.state_dict()
+    return {name: p.grad for name, p in zip(stored, parameters, strict=True) if p.requires_grad}
+
+
+def test_moments_of_adam_belong_to_the_parameters_whose_gradients_they_average(tmp_path):
+    network = tiny_network()
+    contents = published_file(network)
+    gradients = adam_step(network, contents)
+    checkpoint = read_published(save(contents, tmp_path), network)
+    names = published_names(network)
+    assert {names[our] for our in checkpoint.exp_avg} == gradients.keys()
+    for our, first in checkpoint.exp_avg.items():
+        g = gradients[names[our]]
+        g = g.T[:, :, None, None] if is_projection(names[our]) else g
+        torch.testing.assert_close(first, 0.1 * g)
+        torch.testing.assert_close(checkpoint.exp_avg_sq[our], 0.001 * g**2)
+
+
+def test_a_file_without_optimizer_has_no_moments(tmp_path):
+    network = tiny_network()
+    contents = published_file(network)
+    del contents["optimizer"]
+    checkpoint = read_published(save(contents, tmp_path), network)
+    assert checkpoint.exp_avg == checkpoint.exp_avg_sq == {}
+
+
+def forget_one(state):
+    del state[7]
+
+
+def forget_a_moment(state):
+    del state[7]["exp_avg_sq"]
+
+
+def count_too_far(state):
+    state[10_000] = state[7]
+
+
+def exchange(state):
+    state[1], state[2] = state[2], state[1]
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "sentence"),
+    [
+        (forget_one, r"optimizer\.state exp_avg does not fit .*missing: all_modules\.\d+\.\w+"),
+        (forget_a_moment, r"optimizer\.state\.7\.exp_avg_sq: found nothing, expected Tensor"),
+        (count_too_far, r"optimizer\.state: found parameter 10000, expected numbers below \d+,"),
+        (exchange, r"optimizer\.state exp_avg does not fit .*wrong in shape: all_modules\.1\."),
+    ],
+)
+def test_an_optimizer_that_does_not_fit_is_refused(corrupt, sentence, tmp_path):
+    network = tiny_network()
+    contents = published_file(network)
+    adam_step(network, contents)
+    corrupt(contents["optimizer"]["state"])
+    with pytest.raises(ValueError, match=sentence):
+        read_published(save(contents, tmp_path), network)
 
 
 def remove(contents):

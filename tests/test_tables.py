@@ -4,7 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qcsbm.tables import build, flat, format_value, latex, markdown, over_seeds, tidy
+from qcsbm import pages
+from qcsbm.tables import build, flat, format_value, latex, over_seeds, sections, tidy
+
+
+def markdown(title, blocks):
+    return pages.markdown(title, sections(blocks))
 
 
 def record(stage, method, seed, metrics, **protocol):
@@ -113,3 +118,67 @@ def test_table_of_samples_shows_the_names_of_the_extractor_that_was_used(spec):
 )
 def test_numbers_have_the_digits_that_their_error_supports(mean, stderr, text):
     assert format_value(mean, stderr) == text
+
+
+def paper_lines(text):
+    """The cells of every row below the headings of the grid that has the paper's numbers."""
+    grid = text.split("beside the paper", 1)[1].split("##")[0].splitlines()
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in grid if "NCSN" in line
+    ]
+
+
+def on(dataset, rows):
+    return [{**row, "dataset": dataset} for row in rows]
+
+
+def paper_spec(sampler, *methods):
+    return {
+        "sampler": sampler,
+        "datasets": {"cifar10": "CIFAR-10", "digits": "Digits"},
+        "methods": {dataset: list(methods) for dataset in ("cifar10", "digits")},
+    }
+
+
+def test_numbers_of_table_2_stand_beside_ours(records):
+    spec = paper_spec(None, ["u", "U-NCSN++"], ["qc", "QC-NCSN++"], ["qcplus", "QC⁺"])
+    text = markdown("T", build(tidy(on("cifar10", records) + on("digits", records)), spec))
+    assert paper_lines(text) == [
+        ["U-NCSN++", "NLL (bits/dim) ↓", "3.46", "3.30 ± 0.17", "-0.16 ± 0.17"],
+        ["U-NCSN++", "Asym ↓", "1.88e8", "2.00e8", "1.20e7"],
+        ["U-NCSN++", "NAsym ↓", "1.90e-3", "0.00100", "-9.00e-4"],
+        ["QC-NCSN++", "NLL (bits/dim) ↓", "3.38", "2.30 ± 0.17", "-1.08 ± 0.17"],
+        ["QC-NCSN++", "Asym ↓", "3.49e7", "2.00e8", "1.65e8"],
+        ["QC-NCSN++", "NAsym ↓", "8.41e-4", "0.00100", "1.59e-4"],
+    ]
+    assert text.count("beside the paper") == 1, "digits are no dataset of the paper"
+
+
+def quality_rows(sampler, extractor, **metrics):
+    quality = {**metrics, "precision": 0.5, "recall": 0.25}
+    return on(
+        "cifar10",
+        [
+            record("sample", "u", 0, {"nfe": 1000.0}, sampler=sampler),
+            record("quality", "u", 0, quality, sampler=sampler, extractor=extractor),
+        ],
+    )
+
+
+def test_numbers_of_table_3_stand_beside_the_same_sampler_and_network_only():
+    frame = tidy(
+        quality_rows("pc", "inception", fid=2.75, **{"is": 9.25})
+        + quality_rows("ode", "inception", fid=3.0, **{"is": 9.25})
+    )
+    spec = paper_spec("pc", ["u", "U-NCSN++"])
+    rows = paper_lines(markdown("T", build(frame, spec)))
+    assert [row[1:] for row in rows] == [
+        ["NFE ↓", "1000", "1000", "0"],
+        ["FID ↓", "2.50", "2.75", "0.250"],
+        ["IS ↑", "9.58", "9.25", "-0.330"],
+        ["Prec. ↑", "0.67", "0.500", "-0.170"],
+        ["Rec. ↑", "0.60", "0.250", "-0.350"],
+    ]
+    assert "beside the paper" not in markdown("T", build(frame, {**spec, "sampler": "ode"}))
+    frame = tidy(quality_rows("pc", "classifier", fd=2.75, cs=9.0))
+    assert "beside the paper" not in markdown("T", build(frame, spec))

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     draws = generator(spec["seed"], "dequantise")
     x_0 = dequantise(k, data.levels, draws) if protocol["dequantised"] else to_unit(k, data.levels)
     model = build(data.shape, **spec["model"]).to(device())
-    load_weights(model, arguments.checkpoint, protocol["weights"])
+    load_weights(model, arguments.checkpoint, protocol["weights"], protocol["train_steps"])
 
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
     with recorded(arguments.record, "asymmetry", spec, inputs) as record:

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     data = describe(arguments.data)
     images = open_images(arguments.data / "test.npy")[: protocol["samples"]]
     model = build(data.shape, **spec["model"]).to(device())
-    load_weights(model, arguments.checkpoint, protocol["weights"])
+    load_weights(model, arguments.checkpoint, protocol["weights"], protocol["train_steps"])
 
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
     with recorded(arguments.record, "likelihood", spec, inputs) as record:

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     spec, protocol = arguments.spec, arguments.spec["protocol"]
     data = describe(arguments.data)
     model = build(data.shape, **spec["model"]).to(device())
-    load_weights(model, arguments.checkpoint, protocol["weights"])
+    load_weights(model, arguments.checkpoint, protocol["weights"], protocol["train_steps"])
     n, size, name = protocol["samples"], protocol["batch_size"], protocol["sampler"]
     options = {key: protocol[key] for key in OPTIONS[name]}
 

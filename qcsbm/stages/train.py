@@ -37,7 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     model = build(data.shape, **spec["model"], seed=spec["seed"]).to(device())
     regulariser = spec["protocol"]["regulariser"]
     saved = arguments.out.parent / "state" / arguments.out.name
-    start = _resume(saved, spec) or (checkpoint.load(arguments.init) if arguments.init else None)
+    start = _resume(saved, spec)
+    if start is None and arguments.init:
+        start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
 
     def save(state: TrainingState) -> None:
         state.spec = spec

@@ -1,0 +1,34 @@
+"""Print one JSON object with all that an experiment file says of one dataset and method.
+
+The network is built without memory for its weights, so that it takes seconds whatever its size.
+``state_dict_entries`` counts as the published implementation does: it keeps one tensor more than
+this package, ``sigmas``, the noise scales of discrete training.
+"""
+
+import argparse
+import json
+
+import torch
+
+from qcsbm.models import build
+from qcsbm.specification import describe
+from qcsbm.stages.arguments import add_cell, read_cell
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_cell(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    experiment, shape = read_cell(arguments)
+    facts = describe(experiment, arguments.dataset, arguments.method)
+    with torch.device("meta"):
+        model = build(shape, **facts.pop("model"))
+    entries = len(model.network.state_dict())
+    counted = {
+        "shape": shape,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "state_dict_entries": entries + 1,
+        "state_dict_entries_counted": f"{entries} of this package's network and sigmas",
+    }
+    print(json.dumps(facts | counted, indent=1))

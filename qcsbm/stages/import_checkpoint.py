@@ -1,0 +1,57 @@
+"""Convert a published NCSN++ checkpoint into ours: safetensors, and a record of where it is from.
+
+A published energy is none of ours: it divides ‖h‖² by 2σ³ and not by 2σ, so that the same weights
+are another model.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from qcsbm import checkpoint, specification
+from qcsbm.checkpoint import TrainingState
+from qcsbm.models import build
+from qcsbm.provenance import recorded
+from qcsbm.published import read_published
+from qcsbm.stages.arguments import add_cell, read_cell
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="published checkpoint, .pth")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder to write checkpoint.safetensors and checkpoint.json in",
+    )
+    add_cell(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    experiment, shape = read_cell(arguments)
+    spec = specification.import_checkpoint(experiment, arguments.dataset, arguments.method)
+    if spec["model"]["parameterisation"] != "score" or spec["model"]["residual"]:
+        raise ValueError(
+            f"method: found {arguments.method!r}, expected one with parameterisation 'score' and "
+            "without residual, as published energies and residuals are not those of this package"
+        )
+    with torch.device("meta"):
+        model = build(shape, **spec["model"])
+    published = read_published(arguments.file, model.network)
+    with recorded(
+        arguments.out / "checkpoint.json", "import_checkpoint", spec, [arguments.file]
+    ) as record:
+        record.protocol["step"] = published.step
+        record.protocol["parameters"] = sum(p.numel() for p in model.parameters())
+        parts = {part: _prefixed(getattr(published, part)) for part in checkpoint.PARTS}
+        state = TrainingState(step=published.step, spec=spec, **parts)
+        checkpoint.save(arguments.out / "checkpoint.safetensors", state)
+
+
+def _prefixed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies under the names that a score model gives to the tensors of its network.
+
+    What is not averaged stands in both sets of weights, and safetensors keeps no tensor twice.
+    """
+    return {f"network.{name}": tensor.clone() for name, tensor in tensors.items()}
