@@ -8,12 +8,24 @@ if not workflow.configfiles:
     configfile: "config/quick.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/motivation.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/claims.smk"
+
+
+if EXPERIMENT.toy:
+
+    include: "workflow/rules/toy.smk"
 
 
 localrules:
@@ -24,7 +36,11 @@ rule all:
     default_target: True
     input:
         f"{ROOT}/metrics.csv",
+        f"{ROOT}/tables/cost.md",
         expand(f"{ROOT}/{{table}}.md", table=EXPERIMENT.tables),
+        expand(f"{ROOT}/figures/{{example}}.png", example=["figure1", "figure4"]),
+        dataset_figures(EXPERIMENT.datasets),
+        f"{ROOT}/claims.md",
 
 
 # Everything measured on one dataset: `snakemake digits`.

@@ -1,4 +1,4 @@
-"""``python -m qcsbm <stage>``: one subcommand per stage of the workflow.
+"""``python -m qcsbm <stage>``: one subcommand per stage of the workflow, and tools beside it.
 
 Bad input ends in one sentence on standard error and exit status 2, a failed computation in one
 sentence and exit status 1.
@@ -11,9 +11,12 @@ import os
 import sys
 
 STAGES = {
+    "fetch": "download a dataset",
     "prepare": "write a dataset as uint8 arrays",
     "classifier": "train the classifier that extracts features",
     "train": "train a model up to a checkpoint",
+    "describe": "print what an experiment file makes of one dataset and method",
+    "import-checkpoint": "convert a published PyTorch checkpoint",
     "sample": "generate images with a trained model",
     "features": "extract features of images",
     "quality": "compare samples with reference images",
@@ -21,6 +24,15 @@ STAGES = {
     "asymmetry": "measure Asym and NAsym on the test split",
     "metrics": "gather records into one CSV",
     "table": "make a table from records",
+    "cost": "make the table of costs from records",
+    "figure1": "count the steps to the mode under perturbed scores (Figure 1)",
+    "figure3": "draw samples of every method from the same noise (Figure 3)",
+    "figure4": "make autoencoders conservative without tied weights (Figure 4)",
+    "figure": "draw a picture of trained models from records",
+    "toy": "train and measure a model in two dimensions",
+    "toy_table": "make the table of the two-dimensional examples",
+    "toy_figure": "draw the models of a two-dimensional example",
+    "claims": "judge the paper's claims by what was measured",
 }
 
 
@@ -34,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         stage = stages.add_parser(name, help=summary, description=summary)
         # Only the stage that runs is imported: torch and its like take seconds.
         if argv[:1] == [name]:
-            module = importlib.import_module(f"qcsbm.stages.{name}")
+            module = importlib.import_module(f"qcsbm.stages.{name.replace('-', '_')}")
             module.add_arguments(stage)
     arguments = parser.parse_args(argv)
     _fix_arithmetic()

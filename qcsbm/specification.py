@@ -11,14 +11,28 @@ VERSIONS = {
     "prepare": 1,
     "classifier": 1,
     "train": 1,
+    "import_checkpoint": 1,
     "sample": 1,
     "features": 1,
     "quality": 1,
     "likelihood": 1,
     "asymmetry": 1,
     "metrics": 1,
-    "table": 1,
+    "table": 2,
+    "cost": 1,
+    "figure1": 1,
+    "figure3": 1,
+    "figure4": 1,
+    "figure": 1,
+    "claims": 1,
+    "toy": 1,
+    "toy_table": 1,
+    "toy_figure": 1,
 }
+
+# The keys of `qcsbm.experiments.toy.DATASETS` and ``METHODS``, known without torch.
+TOY_DATASETS = ("8-gaussian", "spirals", "checkerboard")
+TOY_METHODS = ("c", "u", "qc")
 
 
 def prepare(experiment: Experiment, dataset: str) -> dict:
@@ -38,13 +52,41 @@ def train(experiment: Experiment, dataset: str, method: str, seed: int, step: in
     """Training of one segment, towards the checkpoint at ``step``."""
     cell = experiment.cells[dataset, method]
     regulariser = cell.regulariser and cell.regulariser.model_dump()
+    # Of other checkpoints to start from, the workflow itself knows which step they are at.
+    imported = cell.init_from and cell.init_from.checkpoint and step == cell.stops[0]
     return {
         **_run("train", dataset, method, seed, cell),
         "protocol": {
             "stop": step,
             "training": cell.training.model_dump(),
             "regulariser": regulariser,
+            **({"start": cell.init_from.step} if imported else {}),
         },
+    }
+
+
+def import_checkpoint(experiment: Experiment, dataset: str, method: str) -> dict:
+    return {
+        "version": VERSIONS["import_checkpoint"],
+        "dataset": dataset,
+        "method": method,
+        "model": _model(experiment.cells[dataset, method]),
+        "protocol": {},
+    }
+
+
+def describe(experiment: Experiment, dataset: str, method: str) -> dict:
+    """Everything about a cell, for a reader, and the model to build."""
+    cell = experiment.cells[dataset, method]
+    return {
+        "dataset": dataset,
+        "method": method,
+        "tier": experiment.tier,
+        "seeds": experiment.seeds[dataset],
+        "data": experiment.datasets[dataset].data.model_dump(),
+        **cell.model_dump(exclude={"samplers"}),
+        "sampler": cell.samplers.model_dump(),
+        "model": _model(cell),
     }
 
 
@@ -125,16 +167,120 @@ def table(experiment: Experiment, name: str) -> dict:
     }
 
 
+def cost(experiment: Experiment) -> dict:
+    """Rows and labels of the table of costs."""
+    return {
+        "version": VERSIONS["cost"],
+        "datasets": {key: dataset.label for key, dataset in experiment.datasets.items()},
+        "methods": {
+            dataset: [
+                [method, experiment.cells[dataset, method].label] for method in experiment.methods
+            ]
+            for dataset in experiment.datasets
+        },
+    }
+
+
+def figure1(experiment: Experiment) -> dict:
+    """``starts`` sets of random starts, at every step size of ``sizes``."""
+    sizes = [0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015]
+    return {"version": VERSIONS["figure1"], "protocol": {"starts": 100, "sizes": sizes}}
+
+
+def figure4(experiment: Experiment) -> dict:
+    return {"version": VERSIONS["figure4"], "protocol": {"seeds": 10, "steps": 10_000}}
+
+
+def figure3(experiment: Experiment, dataset: str) -> dict:
+    return {"version": VERSIONS["figure3"], "methods": _labels(experiment, dataset)}
+
+
+def figure(experiment: Experiment, dataset: str, picture: str) -> dict:
+    """One picture; ``controls`` and ``chains`` as in `qcsbm.config.Experiment`."""
+    methods = experiment.methods
+    controls = {method: experiment.control(dataset, method) for method in methods}
+    return {
+        "version": VERSIONS["figure"],
+        "picture": picture,
+        "methods": _labels(experiment, dataset),
+        "controls": {method: control for method, control in controls.items() if control},
+        "chains": {method: experiment.chain(dataset, method) for method in methods},
+    }
+
+
+def claims(experiment: Experiment) -> dict:
+    """What is compared: for each dataset, (kind, method, control, label) of every comparison.
+
+    ``alone`` names conservative and regularised models that have no control.
+    """
+    datasets, alone = [], []
+    for name, dataset in experiment.datasets.items():
+        comparisons = []
+        for method in experiment.methods:
+            cell = experiment.cells[name, method]
+            if cell.parameterisation == "score" and cell.regulariser is None:
+                continue
+            kind = "regularised" if cell.regulariser else "conservative"
+            control = experiment.control(name, method)
+            if control:
+                against = f"{cell.label} against {experiment.cells[name, control].label}"
+                comparisons.append([kind, method, control, against])
+            else:
+                alone.append(f"{cell.label} on {dataset.label}")
+        datasets.append([name, dataset.label, comparisons])
+    samplers = sorted({t.sampler for t in experiment.tables.values() if t.sampler})
+    return {
+        "version": VERSIONS["claims"],
+        "datasets": datasets,
+        "samplers": samplers,
+        "alone": alone,
+    }
+
+
+def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
+    """Training and evaluation of one model in two dimensions."""
+    return {
+        "version": VERSIONS["toy"],
+        "dataset": dataset,
+        "method": method,
+        "seed": seed,
+        "protocol": experiment.toy.model_dump(exclude={"seeds"}),
+    }
+
+
+def toy_table(experiment: Experiment) -> dict:
+    return {"version": VERSIONS["toy_table"]}
+
+
+def toy_figure(experiment: Experiment, dataset: str) -> dict:
+    """The models of the first seed, beside the data that they were trained on."""
+    return {
+        "version": VERSIONS["toy_figure"],
+        "dataset": dataset,
+        "points": experiment.toy.points,
+        "seed": experiment.toy.seeds[0],
+    }
+
+
+def _labels(experiment: Experiment, dataset: str) -> list[list[str]]:
+    return [[method, experiment.cells[dataset, method].label] for method in experiment.methods]
+
+
 def _run(stage: str, dataset: str, method: str, seed: int, cell: Cell) -> dict:
     return {
         "version": VERSIONS[stage],
         "dataset": dataset,
         "method": method,
         "seed": seed,
-        "model": {
-            "parameterisation": cell.parameterisation,
-            "residual": cell.residual,
-            "network": cell.network.model_dump(),
-            "sde": cell.sde.model_dump(),
-        },
+        "model": _model(cell),
+    }
+
+
+def _model(cell: Cell) -> dict:
+    """Keyword arguments of `qcsbm.models.build`, all but the image shape and the seed."""
+    return {
+        "parameterisation": cell.parameterisation,
+        "residual": cell.residual,
+        "network": cell.network.model_dump(),
+        "sde": cell.sde.model_dump(),
     }

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from qcsbm.config import ConfigError, load
+from qcsbm.specification import train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -53,6 +54,39 @@ def test_training_starts_where_the_method_says(quick):
     assert experiment.predecessor("digits", "u", step) is None
     assert experiment.predecessor("digits", "u", last) == ("u", step)
     assert experiment.predecessor("digits", "qc", last) == ("u", step)
+
+
+def imported(quick, **row):
+    """The method u, on both datasets at the same steps, from an imported checkpoint at step 50."""
+    quick["datasets"]["patches"] = {**quick["datasets"]["digits"], "label": "Patches"}
+    quick["methods"]["u"] = {
+        "label": "U",
+        "parameterisation": "score",
+        "init_from": {"checkpoint": "u/checkpoint.safetensors", "step": 50},
+        **row,
+    }
+    quick["methods"]["qc"]["init_from"] = {"method": "u", "step": row.get("steps", 50)}
+    del quick["methods"]["qcplus"]["init_from"]
+    return load(quick, "x")
+
+
+def test_imported_checkpoint_takes_the_place_of_a_training(quick):
+    experiment = imported(quick, steps=50)
+    assert experiment.cells["digits", "u"].stops == [50]
+    assert experiment.imported("digits", "u", 50) == "u/checkpoint.safetensors"
+    assert experiment.predecessor("digits", "qc", 1000) == ("u", 50)
+    assert experiment.imported("digits", "qc", 50) is None
+
+
+def test_training_goes_on_from_an_imported_checkpoint(quick):
+    experiment = imported(quick, checkpoints=[60], steps=70)
+    assert experiment.predecessor("digits", "u", 60) == ("u", 50)
+    assert experiment.predecessor("digits", "u", 70) == ("u", 60)
+    assert experiment.imported("digits", "u", 60) is None
+    starts = [
+        train(experiment, "digits", "u", 0, step)["protocol"].get("start") for step in (60, 70)
+    ]
+    assert starts == [50, None]
 
 
 def change(config, path, value):
@@ -116,6 +150,37 @@ BAD = {
         10,
         "expected less than this method's first checkpoint at step 10",
     ),
+    "origin of both kinds": (
+        "methods.qc.init_from.checkpoint",
+        "x.safetensors",
+        "methods.qc.init_from (dataset digits): found {'method': 'u', 'checkpoint': 'x.safetensors'"
+        ", 'step': 800}, expected step with either method or checkpoint",
+    ),
+    "origin of no kind": (
+        "methods.qc.init_from",
+        {"step": 800},
+        "methods.qc.init_from (dataset digits): found {'step': 800}, expected step with either",
+    ),
+    "imported checkpoint without step": (
+        "methods.u.init_from",
+        {"checkpoint": "x.safetensors"},
+        "methods.u.init_from.step: found nothing, expected a value",
+    ),
+    "pickled checkpoint": (
+        "methods.u.init_from",
+        {"checkpoint": "x.pth", "step": 50},
+        "methods.u.init_from.checkpoint (dataset digits): found 'x.pth', expected a .safetensors",
+    ),
+    "imported checkpoint of an energy": (
+        "methods.c.init_from",
+        {"checkpoint": "x.safetensors", "step": 50},
+        "methods.c.init_from.checkpoint (dataset digits): found one for a method with an energy",
+    ),
+    "imported checkpoint after the first stop": (
+        "methods.u.init_from",
+        {"checkpoint": "x.safetensors", "step": 800},
+        "methods.u.init_from.step (dataset digits): found 800, expected less than this method's",
+    ),
     "cycle": (
         "methods.u.init_from",
         {"method": "qc", "step": 1},
@@ -130,6 +195,11 @@ BAD = {
         "methods.c.regulariser",
         {"weight": 1.0, "estimator": "trace"},
         "methods.c.regulariser (dataset digits): found one for parameterisation 'energy'",
+    ),
+    "more regularised samples than a batch has": (
+        "methods.qc.regulariser.batch_size",
+        1000,
+        "methods.qc.regulariser.batch_size (dataset digits): found 1000, expected at most",
     ),
     "checkpoints out of order": (
         "methods.u.checkpoints",
@@ -189,3 +259,27 @@ def test_environment_file_and_lock_pin_the_same_versions():
     project = (ROOT / "pyproject.toml").read_text().split("[tool.", 1)[0]
     direct = re.findall(r'"([\w-]+)[=<>]=', project.split("dependencies = [", 1)[1])
     assert set(direct) == set(pinned)
+
+
+def test_chain_has_every_training_behind_a_checkpoint(quick):
+    experiment = load(quick, "x")
+    step, last = (
+        experiment.cells["digits", "qc"].init_from.step,
+        experiment.cells["digits", "u"].steps,
+    )
+    assert experiment.chain("digits", "u") == [("u", 0, step), ("u", step, last)]
+    assert experiment.chain("digits", "qc") == [("u", 0, step), ("qc", step, last)]
+    assert experiment.chain("digits", "c") == [("c", 0, last)]
+    quick["methods"]["qc"]["init_from"] = {"checkpoint": "u.safetensors", "step": step}
+    assert load(quick, "x").chain("digits", "qc") == [("qc", step, last)]
+
+
+def test_control_differs_by_parameterisation_or_regulariser_alone(quick):
+    controls = {method: load(quick, "x").control("digits", method) for method in quick["methods"]}
+    assert controls == {"c": "u", "u": None, "qc": "u", "qcplus": "u"}
+    quick["methods"]["qc"]["training"] = {"batch_size": 8}
+    quick["methods"]["c"]["steps"] = 7
+    experiment = load(quick, "x")
+    assert experiment.control("digits", "qc") is None and experiment.control("digits", "c") is None
+    quick["methods"]["u_b8"] = {**quick["methods"]["u"], "training": {"batch_size": 8}}
+    assert load(quick, "x").control("digits", "qc") == "u_b8"

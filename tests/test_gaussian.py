@@ -143,6 +143,12 @@ def test_random_starts_agree_with_the_paper_starts_one_set_at_a_time(table, rand
     assert list(batched[batched.seed == 5].steps) == list(random[random.seed == 5].steps)
 
 
+def test_random_starts_at_another_size_are_the_counts_at_that_size():
+    sizes = gaussian.step_sizes([0.005])
+    random = gaussian.random_starts([0], 0.005).query("epsilon > 0")
+    assert list(random.steps) == list(sizes.steps) and (random.h == 0.005).all()
+
+
 def test_spread_summarises_the_hundred_sets_of_starts(random):
     spread = gaussian.spread(random).set_index(["field", "epsilon"])
     assert (spread.n == 100).all() and (spread.arrived == 100).all()

@@ -2,24 +2,19 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from conftest import snakemake
 from scipy import stats
+
+from qcsbm import checkpoint
+from qcsbm.models import build
 
 ROOT = Path(__file__).parents[1]
 SPREAD = ROOT / "tests/regression/ci_spread.csv"
-
-
-def snakemake(*arguments, cwd, timeout=600):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", *arguments]
-    return subprocess.run(
-        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=timeout
-    )
 
 
 def jobs(output):
@@ -42,7 +37,7 @@ def test_quick_tier_is_the_default_and_complete(project):
     assert counts["likelihood"] == counts["asymmetry"] == experiments
     # Every U is trained once, in two segments, for itself and for both models that start from it.
     assert counts["train"] == experiments + 4
-    assert counts["table"] == 2 and counts["metrics"] == 1
+    assert counts["table"] == 2 and counts["metrics"] == counts["cost"] == 1
 
 
 def test_table_2_needs_no_samples(project):
@@ -84,13 +79,74 @@ def test_bad_configuration_stops_before_any_job(project, path, value, sentence):
     assert not (project / "results").exists()
 
 
-@pytest.fixture(scope="module")
-def ci(tmp_path_factory):
-    """The results of the ci tier, run as a DAG from an empty folder."""
-    folder = tmp_path_factory.mktemp("ci")
-    result = snakemake("--cores", "2", "--configfile", ROOT / "config/ci.yaml", "all", cwd=folder)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return folder / "results/ci"
+@pytest.mark.parametrize("source", ["cifar10", "cifar100", "svhn"])
+def test_a_dataset_is_fetched_only_when_that_is_said(project, source):
+    counts = jobs(snakemake("-n", f"fetch_{source}", cwd=project).stdout)
+    assert counts == {f"fetch_{source}": 1, "total": 1}
+    options = ("--configfile", ROOT / "config/paper.yaml")
+    counts = jobs(snakemake("-n", *options, cwd=project).stdout)
+    assert counts["prepare"] == 4 and not any(name.startswith("fetch") for name in counts)
+
+
+@pytest.fixture
+def imported(project):
+    """A project whose U comes from a file, which is at step 60 as all its trainings end there."""
+    config = yaml.safe_load((ROOT / "config/ci.yaml").read_text())
+    config["methods"]["u"] = {
+        "label": "U",
+        "parameterisation": "score",
+        "init_from": {"checkpoint": "u/checkpoint.safetensors", "step": 60},
+    }
+    config["methods"]["qc"] |= {"init_from": {"method": "u", "step": 60}, "steps": 70}
+    config["methods"]["qcplus"]["init_from"] = {
+        "checkpoint": "u/checkpoint.safetensors",
+        "step": 50,
+    }
+    (project / "imported.yaml").write_text(yaml.safe_dump(config))
+    return project
+
+
+def write_checkpoint(folder, step):
+    digits = yaml.safe_load((ROOT / "config/ci.yaml").read_text())["datasets"]["digits"]
+    model = build((1, 8, 8), "score", False, digits["network"], digits["sde"], seed=5)
+    weights = model.state_dict()
+    copy = {name: tensor.clone() for name, tensor in weights.items()}
+    path = folder / "u/checkpoint.safetensors"
+    checkpoint.save(path, checkpoint.TrainingState(step, weights, copy, {}, {}))
+
+
+def test_missing_imported_checkpoint_is_named(imported):
+    target = "results/ci/runs/digits/u/seed0/likelihood.json"
+    result = snakemake("-n", target, "--configfile", "imported.yaml", cwd=imported)
+    assert result.returncode != 0
+    assert "MissingInputException in rule likelihood" in result.stdout
+    assert "u/checkpoint.safetensors" in result.stdout
+
+
+def test_imported_checkpoint_is_evaluated_and_trained_on_from(imported):
+    write_checkpoint(imported, 60)
+    for method, trainings in (("u", None), ("qc", 1), ("qcplus", 1)):
+        target = f"results/ci/runs/digits/{method}/seed0/likelihood.json"
+        result = snakemake("-n", target, "--configfile", "imported.yaml", cwd=imported)
+        assert jobs(result.stdout).get("train") == trainings
+        assert jobs(result.stdout)["likelihood"] == 1
+
+
+@pytest.mark.slow
+def test_step_of_an_imported_checkpoint_is_checked_when_it_is_used(imported):
+    write_checkpoint(imported, 60)
+    run = "results/ci/runs/digits"
+    targets = [f"{run}/u/seed0/likelihood.json", f"{run}/qc/seed0/step70.safetensors"]
+    options = ["--cores", "1", "--configfile", "imported.yaml"]
+    assert snakemake(*targets, *options, cwd=imported).returncode == 0
+    record = json.loads((imported / run / "qc/seed0/step70.json").read_text())
+    assert record["cost"]["started_at_step"] == 60
+    assert set(record["inputs"]) == {"train.npy", "checkpoint.safetensors"}
+    assert snakemake(f"{run}/qcplus/seed0/step60.safetensors", *options, cwd=imported).returncode
+    log = (imported / "results/ci/logs/digits/qcplus/seed0/train60.log").read_text()
+    assert log.strip().splitlines()[-1] == (
+        "qcsbm train: u/checkpoint.safetensors: found a checkpoint at step 60, expected step 50"
+    )
 
 
 @pytest.mark.slow
@@ -102,6 +158,9 @@ def test_ci_tier_is_complete(ci):
     for table in ("table2", "table3"):
         assert "—" not in (ci / f"{table}.md").read_text()
         assert (ci / f"{table}.tex").exists() and (ci / f"{table}.csv").exists()
+    costs = pd.read_csv(ci / "tables/cost.csv").set_index(["dataset", "method"])
+    assert len(costs) == 8 and costs.notna().all(axis=None) and (costs > 0).all(axis=None)
+    assert (costs["pc_calls"] == 20).all()
     for log in ci.rglob("logs/**/*.log"):
         assert "Traceback" not in log.read_text()
 

@@ -176,28 +176,29 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def random_starts(seeds: Iterable[int] = range(1, 101)) -> pd.DataFrame:
+def random_starts(seeds: Iterable[int] = range(1, 101), size: float | None = None) -> pd.DataFrame:
     """The step counts from other sets of ten starts, one row per field, ε and seed.
 
-    Columns: field, epsilon, seed, steps, arrived. Where ``arrived`` is false, ``steps`` is the
-    limit of 300 and a lower bound only.
+    ``size`` is the first step size, the paper's if None. Columns: field, epsilon, h, seed, steps,
+    arrived. Where ``arrived`` is false, ``steps`` is the limit of 300 and a lower bound only.
     """
     seeds = list(seeds)
     x = torch.stack([starts(seed) for seed in seeds])
     frames = []
     for field, epsilon in product(FIELDS, EPSILONS):
-        steps = steps_to_mode(trajectories(x, field, epsilon, paper_step_size(epsilon))).numpy()
-        columns = {"seed": seeds, "steps": steps, "arrived": steps < MAX_STEPS}
+        h = size or paper_step_size(epsilon)
+        steps = steps_to_mode(trajectories(x, field, epsilon, h)).numpy()
+        columns = {"h": h, "seed": seeds, "steps": steps, "arrived": steps < MAX_STEPS}
         frames.append(pd.DataFrame({"field": field, "epsilon": epsilon, **columns}))
     return pd.concat(frames, ignore_index=True)
 
 
 def spread(random: pd.DataFrame) -> pd.DataFrame:
-    """Step counts of `random_starts` over seeds: field, epsilon, mean, sd, min, max, n, arrived.
+    """Step counts of `random_starts` over seeds: field, epsilon, h, mean, sd, min, max, n, arrived.
 
     ``arrived`` counts the seeds that did so within 300 steps; the others enter as 300.
     """
-    return random.groupby(["field", "epsilon"], as_index=False).agg(
+    return random.groupby(["field", "epsilon", "h"], as_index=False).agg(
         mean=("steps", "mean"),
         sd=("steps", "std"),
         min=("steps", "min"),

@@ -1,9 +1,9 @@
-"""Make one table, in Markdown, CSV and LaTeX, from the records that it needs."""
+"""Make one table, in Markdown, HTML, CSV and LaTeX, from the records that it needs."""
 
 import argparse
 from pathlib import Path
 
-from qcsbm import tables
+from qcsbm import pages, tables
 from qcsbm.files import write_text
 from qcsbm.provenance import read_record
 from qcsbm.stages.arguments import add_spec, existing
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--records", type=existing, nargs="+", required=True, help="records of measuring stages"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="path without suffix of the three files to write"
+        "--out", type=Path, required=True, help="path without suffix of the files to write"
     )
 
 
@@ -26,4 +26,4 @@ def run(arguments: argparse.Namespace) -> None:
     blocks = tables.build(frame, arguments.spec)
     write_text(f"{arguments.out}.csv", tables.flat(blocks).to_csv(index=False))
     write_text(f"{arguments.out}.tex", tables.latex(blocks))
-    write_text(f"{arguments.out}.md", tables.markdown(title, blocks))
+    pages.write(arguments.out, title, tables.sections(blocks))

@@ -22,6 +22,7 @@ except ConfigError as error:
 ROOT = EXPERIMENT.root
 DATA = f"{ROOT}/data/{{dataset}}"
 RUN = f"{ROOT}/runs/{{dataset}}/{{method}}/seed{{seed}}"
+TOY = f"{ROOT}/toy"
 LOGS = f"{ROOT}/logs"
 
 
@@ -34,6 +35,8 @@ wildcard_constraints:
     sampler="pc|ode",
     split="train|test",
     extractor="[a-z0-9_]+",
+    toy="|".join(specification.TOY_DATASETS),
+    toy_method="|".join(specification.TOY_METHODS),
 
 
 def spec(stage, *names):
@@ -55,7 +58,9 @@ def cell(wildcards):
 
 
 def checkpoint_path(dataset, method, seed, step):
-    return f"{ROOT}/runs/{dataset}/{method}/seed{seed}/step{step}.safetensors"
+    """An imported file, or the output of a training."""
+    trained = f"{ROOT}/runs/{dataset}/{method}/seed{seed}/step{step}.safetensors"
+    return EXPERIMENT.imported(dataset, method, step) or trained
 
 
 def predecessor(wildcards):
@@ -115,6 +120,22 @@ def all_records(datasets):
     return records
 
 
+def cost_records(wildcards):
+    """Records of training, sampling and likelihood of everything that is measured."""
+    trained = [
+        checkpoint_path(dataset, method, seed, step).replace(".safetensors", ".json")
+        for (dataset, method), cell in EXPERIMENT.cells.items()
+        for seed in EXPERIMENT.seeds[dataset]
+        for step in cell.stops
+        if not EXPERIMENT.imported(dataset, method, step)
+    ]
+    stages = ("likelihood.json", "sample.json")
+    measured = [
+        file for file in all_records(EXPERIMENT.datasets) if file.endswith(stages)
+    ]
+    return trained + measured
+
+
 def extractor_weights(dataset, extractor):
     """The weights that the workflow itself trains; other extractors bring theirs."""
     return (
@@ -132,3 +153,64 @@ def sample_features(wildcards):
 def reference_features(wildcards):
     quality = cell(wildcards).quality
     return f"{DATA}/features/{quality.extractor}.{quality.reference}.npz"
+
+
+FIGURES = f"{ROOT}/figures/{{dataset}}"
+SAMPLERS = sorted({t.sampler for t in EXPERIMENT.tables.values() if t.sampler})
+
+
+def training_records(dataset):
+    """Those of every training that some method's final checkpoint comes from."""
+    chains = [EXPERIMENT.chain(dataset, method) for method in EXPERIMENT.methods]
+    return [
+        f"{ROOT}/runs/{dataset}/{method}/seed{seed}/step{last}.json"
+        for seed in EXPERIMENT.seeds[dataset]
+        for method, _, last in dict.fromkeys(sum(chains, []))
+    ]
+
+
+def asymmetry_records(dataset):
+    return [f"{run}/asymmetry.json" for run in runs(EXPERIMENT.methods, [dataset])]
+
+
+def records_with_cost(dataset):
+    return [*all_records([dataset]), *training_records(dataset)]
+
+
+PICTURES = {
+    "asymmetry": asymmetry_records,
+    "learning_curves": training_records,
+    "metrics_by_seed": lambda dataset: all_records([dataset]),
+    "quality_against_compute": records_with_cost,
+}
+WITH_CSV = ("asymmetry", "learning_curves")
+
+
+def picture_records(wildcards):
+    return PICTURES[wildcards.picture](wildcards.dataset)
+
+
+def picture_csv(wildcards):
+    """Files beside the records that the picture is drawn from."""
+    if wildcards.picture not in WITH_CSV:
+        return []
+    return [record.replace(".json", ".csv") for record in picture_records(wildcards)]
+
+
+def first_samples(name):
+    """The file ``name`` of the samples of every method, with the first seed."""
+
+    def of(wildcards):
+        seed = EXPERIMENT.seeds[wildcards.dataset][0]
+        return [
+            f"{ROOT}/runs/{wildcards.dataset}/{method}/seed{seed}/{wildcards.sampler}/{name}"
+            for method in EXPERIMENT.methods
+        ]
+
+    return of
+
+
+def dataset_figures(datasets):
+    """All pictures of ``datasets``."""
+    names = [*PICTURES, *(f"figure3_{sampler}" for sampler in SAMPLERS)]
+    return expand(f"{FIGURES}/{{name}}.png", dataset=datasets, name=names)

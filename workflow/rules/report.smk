@@ -20,6 +20,12 @@ rule table:
         table_records,
     output:
         multiext(f"{ROOT}/{{table}}", ".md", ".csv", ".tex"),
+        html=report(
+            f"{ROOT}/{{table}}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
     log:
         f"{LOGS}/{{table}}.log",
     benchmark:
@@ -31,4 +37,29 @@ rule table:
         stem=lambda wildcards: f"{ROOT}/{wildcards.table}",
     shell:
         "python -m qcsbm table --spec {params.spec:q} --records {input:q} --out {params.stem:q}"
+        " 2> {log:q}"
+
+
+rule cost:
+    input:
+        cost_records,
+    output:
+        multiext(f"{ROOT}/tables/cost", ".md", ".csv"),
+        html=report(
+            f"{ROOT}/tables/cost.html",
+            caption="../report/cost.rst",
+            category="Tables",
+            labels={"table": "cost"},
+        ),
+    log:
+        f"{LOGS}/cost.log",
+    benchmark:
+        f"{LOGS}/cost.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=spec("cost"),
+        table=subpath(output[0], strip_suffix=".md"),
+    shell:
+        "python -m qcsbm cost --spec {params.spec:q} --records {input:q} --table {params.table:q}"
         " 2> {log:q}"

@@ -1,0 +1,38 @@
+"""Judge the paper's claims by all that was measured."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from qcsbm import claims, pages
+from qcsbm.experiments import autoencoder, gaussian
+from qcsbm.files import write_text
+from qcsbm.stages.arguments import add_spec, existing
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_spec(parser)
+    parser.add_argument("--metrics", type=existing, required=True, help="all numbers, CSV")
+    parser.add_argument("--figure1", type=existing, required=True, help="counts per start, CSV")
+    parser.add_argument("--figure4", type=existing, required=True, help="table of Figure 4, CSV")
+    parser.add_argument("--out", type=Path, required=True, help="files to write, without suffix")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    spec = arguments.spec
+    largest = max(gaussian.EPSILONS)
+    counterexample = autoencoder.l_qc(autoencoder.counterexample(), autoencoder.grid()).item()
+    judgements = [
+        *claims.about_models(pd.read_csv(arguments.metrics), spec),
+        *claims.about_steps(pd.read_csv(arguments.figure1), gaussian.paper_step_size(largest)),
+        *claims.about_tying(pd.read_csv(arguments.figure4), counterexample),
+        *claims.of_the_paper(spec),
+    ]
+    document = claims.document(judgements, spec)
+    write_text(
+        f"{arguments.out}.json",
+        json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    )
+    pages.write(arguments.out, "Claims of the paper", claims.sections(judgements, spec))

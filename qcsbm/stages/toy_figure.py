@@ -1,0 +1,32 @@
+"""Draw the models of a two-dimensional example: vector fields, their rotation, and samples."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from qcsbm.experiments import toy
+from qcsbm.figures import style
+from qcsbm.figures import toy as pictures
+from qcsbm.stages.arguments import add_spec, existing
+from qcsbm.stages.toy import FIELD_TIME, data
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_spec(parser)
+    parser.add_argument(
+        "--fields", type=existing, nargs="+", required=True, help="C's, U's and QC's, .npz"
+    )
+    parser.add_argument("--figure", type=Path, required=True, help="picture, without suffix")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    spec = arguments.spec
+    points = data(spec["dataset"], spec["points"], spec["seed"])
+    density = toy.oracle(spec["dataset"], points)
+    models = {}
+    for method, path in zip(toy.METHODS, arguments.fields, strict=True):
+        with np.load(path, allow_pickle=False) as file:
+            models[method] = dict(file)
+    exact = pictures.exact_field(density, FIELD_TIME, models["u"]["x"])
+    style.save(pictures.examples(exact, points.numpy(), models), arguments.figure)

@@ -1,0 +1,66 @@
+"""Make the table of the two-dimensional examples, in Markdown, CSV and HTML."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from qcsbm import pages
+from qcsbm.files import write_text
+from qcsbm.provenance import read_record
+from qcsbm.stages.arguments import add_spec, existing
+from qcsbm.tables import format_value, over_seeds, tidy
+
+COLUMNS = {
+    "score_error": "Score error ↓",
+    "asym": "Asym ↓",
+    "nasym": "NAsym ↓",
+    "nll_nats": "NLL (nats) ↓",
+    "nll_excess": "NLL − exact ↓",
+    "precision": "Prec. ↑",
+    "recall": "Rec. ↑",
+}
+METHODS = {"c": "C", "u": "U", "qc": "QC"}
+NOTES = [
+    "Score error: ½‖s − ∇ log p_σ‖², against the exact score of the noised data, averaged over ten "
+    "noise levels, as are Asym and NAsym.",
+    "NLL − exact: the difference to the exact density's NLL at the same points.",
+    "NLL and samples start from the noised data's own distribution at t = 1.",
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_spec(parser)
+    parser.add_argument(
+        "--records", type=existing, nargs="+", required=True, help="records of the stage toy"
+    )
+    parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    frame = tidy([read_record(path) for path in arguments.records])
+    write_text(f"{arguments.table}.csv", frame.to_csv(index=False))
+    pages.write(arguments.table, "Two-dimensional examples", sections(frame))
+
+
+def sections(frame: pd.DataFrame) -> list[pages.Section]:
+    """A section per data set: mean ± standard error over seeds."""
+    protocol = frame.iloc[0]
+    notes = [
+        f"Points: {protocol['points']}; steps: {protocol['steps']}, with batches of "
+        f"{protocol['batch_size']}; seeds: {frame['seed'].nunique()}.",
+        *NOTES,
+    ]
+    found = []
+    for dataset, rows in frame.groupby("dataset", sort=False):
+        cells = [
+            [label, *(_text(rows, method, metric) for metric in COLUMNS)]
+            for method, label in METHODS.items()
+        ]
+        found.append(pages.Section(dataset, ["Method", *COLUMNS.values()], cells, notes))
+    return found
+
+
+def _text(rows: pd.DataFrame, method: str, metric: str) -> str:
+    values = rows.loc[(rows["method"] == method) & (rows["metric"] == metric), "value"]
+    return format_value(*over_seeds(values)) if len(values) else "—"

@@ -1,0 +1,18 @@
+"""Means over seeds and how sure they are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Student's confidence interval of the mean of ``values`` (n,); None for fewer than two."""
+    n = len(values)
+    if n < 2:
+        return None
+    mean, stderr = float(np.mean(values)), float(np.std(values, ddof=1)) / n**0.5
+    half_width = float(stats.t.ppf((1 + level) / 2, n - 1)) * stderr
+    return mean - half_width, mean + half_width

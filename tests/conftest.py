@@ -1,0 +1,25 @@
+"""The workflow as tests run it, and its ci tier, which is run once for all of them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def snakemake(*arguments, cwd, timeout=600):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", *arguments]
+    return subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="session")
+def ci(tmp_path_factory):
+    """The results of the ci tier, run as a DAG from an empty folder."""
+    folder = tmp_path_factory.mktemp("ci")
+    result = snakemake("--cores", "2", "--configfile", ROOT / "config/ci.yaml", "all", cwd=folder)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return folder / "results/ci"

@@ -1,0 +1,216 @@
+"""Pictures of trained models: what is read from records, and what is drawn from it."""
+
+import json
+
+import matplotlib.colors
+import numpy as np
+import pandas as pd
+import pytest
+
+from qcsbm.figures import frames, runs, style
+
+METHODS = {"c": "C", "u": "U", "qc": "QC"}
+CONTROLS = {"c": "u", "qc": "u"}
+
+
+def write_record(folder, name, stage, method, seed, **parts):
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"stage": stage, "method": method, "seed": seed, "metrics": [], "protocol": {}}
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({**record, **parts}))
+    return path
+
+
+@pytest.fixture
+def levels():
+    rows = []
+    for method, scale in (("c", 1e-12), ("u", 1.0), ("qc", 0.5)):
+        for seed in (0, 1):
+            for t in (0.0, 0.5):
+                asym = 100 * scale * (1 - t) * (1 + seed)
+                rows.append((method, seed, t, asym, asym / 1000))
+    return pd.DataFrame(rows, columns=["method", "seed", "t", "asym", "nasym"])
+
+
+@pytest.fixture
+def curves():
+    rows = []
+    for method, first, shift in (("c", 10, 2.0), ("u", 10, 0.0), ("qc", 30, -0.01)):
+        for seed in (0, 1):
+            for step in range(first, 60, 10):
+                qc = 5.0 + seed if method == "qc" else np.nan
+                rows.append((method, seed, step, 100 / step + seed + shift, qc))
+    return pd.DataFrame(rows, columns=["method", "seed", "step", "dsm", "qc"])
+
+
+@pytest.fixture
+def metrics():
+    rows = []
+    for metric, sampler in (("nll", np.nan), ("fd", "pc"), ("fd", "ode"), ("nll_nfe", np.nan)):
+        for i, method in enumerate(METHODS):
+            for seed in range(3):
+                rows.append((method, seed, metric, 10.0 * i + seed, sampler))
+    return pd.DataFrame(rows, columns=["method", "seed", "metric", "value", "sampler"])
+
+
+def drawn(axes, method):
+    """The lines of a method that hold points."""
+    color = style.colour(method)
+    return [line for line in axes.lines if line.get_color() == color and len(line.get_xdata())]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_levels_and_curves_are_read_from_beside_their_records(tmp_path):
+    paths = []
+    for method, seed in (("u", 1), ("u", 0)):
+        folder = tmp_path / method / str(seed)
+        paths.append(write_record(folder, "step2", "train", method, seed))
+        paths[-1].with_suffix(".csv").write_text(f"step,dsm,qc,grad_norm\n2,{seed}.5,,1\n")
+    frame = frames.curves(paths)
+    assert frame["dsm"].tolist() == [0.5, 1.5] and frame["seed"].tolist() == [0, 1]
+    assert frame["qc"].isna().all() and (frame["method"] == "u").all()
+    assert frames.noise_levels(paths)["seed"].tolist() == [1, 0]
+
+
+def test_compute_adds_the_segments_that_lead_to_a_checkpoint(tmp_path):
+    def training(method, last, started, seed, **cost):
+        return write_record(
+            tmp_path / method / str(seed),
+            f"step{last}",
+            "train",
+            method,
+            seed,
+            protocol={"stop": last},
+            cost={"started_at_step": started, **cost},
+        )
+
+    chains = {
+        "u": [("u", 0, 100), ("u", 100, 150)],
+        "qc": [("u", 0, 100), ("qc", 100, 150)],
+    }
+    records = [
+        training("u", 100, 0, 0, cpu_s=10.0, wall_s=99.0),
+        training("u", 150, 100, 0, cpu_s=6.0, wall_s=99.0),
+        # Interrupted after 30 of 50 steps; the other 20 took 8 s.
+        training("qc", 150, 130, 0, cpu_s=8.0, wall_s=99.0),
+        training("u", 100, 0, 1, gpu_s=1.0, cpu_s=77.0),
+        training("u", 150, 100, 1, gpu_s=2.0, cpu_s=77.0),
+    ]
+    frame = frames.compute(records, chains)
+    assert frame.to_dict("split")["data"] == [
+        ["u", 0, 16.0, "CPU"],
+        ["u", 1, 3.0, "GPU"],
+        ["qc", 0, 30.0, "CPU"],
+    ]
+
+
+def test_strip_puts_images_side_by_side(tmp_path):
+    images = np.arange(2 * 1 * 2 * 3, dtype=np.uint8).reshape(2, 1, 2, 3)
+    np.save(tmp_path / "grey.npy", images)
+    picture = frames.strip(tmp_path / "grey.npy", 3)
+    assert picture.shape == (2, 3 * 3 + 2, 3)
+    np.testing.assert_array_equal(picture[:, :3, 2], images[0, 0])
+    np.testing.assert_array_equal(picture[:, 4:7, 0], images[1, 0])
+    assert np.isnan(picture[:, [3, 7]]).all() and np.isnan(picture[:, 8:]).all()
+    colour = np.arange(3, dtype=np.uint8).reshape(1, 3, 1, 1)
+    np.save(tmp_path / "colour.npy", colour)
+    np.testing.assert_array_equal(frames.strip(tmp_path / "colour.npy", 1)[0, 0], [0, 1, 2])
+
+
+def test_samples_have_the_real_images_above_and_white_at_the_highest_level(tmp_path):
+    files = {}
+    for name, level in (("real", 16), ("u", 0), ("qc", 8)):
+        files[name] = tmp_path / f"{name}.npy"
+        np.save(files[name], np.full((20, 1, 2, 2), level, dtype=np.uint8))
+    real = files.pop("real")
+    figure = runs.samples(real, files, METHODS, levels=17)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Real data", "U", "QC"]
+    pictures = [axes.images[0].get_array() for axes in figure.axes]
+    assert [float(picture[0, 0, 0]) for picture in pictures] == [1.0, 0.0, 0.5]
+
+
+def test_asymmetry_shows_mean_and_range_and_names_what_has_none(levels):
+    figure = runs.asymmetry(levels, METHODS, CONTROLS)
+    asym, nasym, ratio = figure.axes
+    assert drawn(asym, "u")[0].get_ydata().tolist() == [150.0, 75.0]
+    assert drawn(ratio, "qc")[0].get_ydata() == pytest.approx([0.5, 0.5])
+    assert not drawn(asym, "c") and not drawn(ratio, "u")
+    assert legend(figure) == ["C (0 up to rounding)", "U", "QC"]
+    bottom, top = np.sort(asym.collections[0].get_paths()[0].vertices[:, 1])[[0, -1]]
+    assert (bottom, top) == (50.0, 200.0)
+
+
+def test_learning_curve_of_a_fine_tuned_model_starts_at_its_checkpoint(curves):
+    figure = runs.learning_curves(curves, METHODS, CONTROLS)
+    dsm, difference, qc = figure.axes
+    assert drawn(dsm, "u")[0].get_xdata().tolist() == [10, 20, 30, 40, 50]
+    assert drawn(dsm, "qc")[0].get_xdata().tolist() == [30, 40, 50]
+    assert drawn(difference, "qc")[0].get_ydata() == pytest.approx([-0.01] * 3)
+    assert drawn(difference, "c")[0].get_ydata() == pytest.approx([2.0] * 5)
+    assert drawn(qc, "qc")[0].get_ydata().tolist() == [5.5] * 3
+    assert not drawn(qc, "u")
+
+
+def test_metric_values_keep_samplers_apart_and_only_what_tables_show(metrics):
+    values = runs.metric_values(metrics)
+    assert set(zip(values["metric"], values["sampler"], strict=True)) == {
+        ("nll", ""),
+        ("fd", "pc"),
+        ("fd", "ode"),
+    }
+    alone = metrics[metrics["metric"] == "nll"].drop(columns="sampler")
+    assert (runs.metric_values(alone)["sampler"] == "").all()
+
+
+def test_metrics_by_seed_draws_every_value_with_the_t_interval_of_the_mean(metrics):
+    figure = runs.metrics_by_seed(metrics, METHODS)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    titles = [axes.get_title() for axes in shown]
+    assert titles == ["NLL (bits/dim) ↓", "FD ↓, ODE", "FD ↓, PC"]
+    points, interval, mean = drawn(shown[0], "qc")
+    assert points.get_ydata().tolist() == [20.0, 21.0, 22.0]
+    # Standard deviation 1; Student's quantile at 0.975 with two degrees of freedom is 4.3027.
+    half_width = 4.302653 / np.sqrt(3)
+    assert interval.get_ydata() == pytest.approx([21 - half_width, 21 + half_width])
+    assert mean.get_ydata()[0] == 21.0
+    joined = [line for line in shown[0].lines if line.get_color() == "#cccccc"]
+    assert [line.get_ydata().tolist() for line in joined] == [
+        [0.0 + seed, 10.0 + seed, 20.0 + seed] for seed in range(3)
+    ]
+
+
+def test_one_seed_has_points_and_no_interval(metrics):
+    figure = runs.metrics_by_seed(metrics[metrics["seed"] == 0], METHODS)
+    assert len(drawn(figure.axes[0], "u")) == 1
+
+
+def test_quality_stands_at_the_seconds_of_its_run(metrics):
+    seconds = pd.DataFrame(
+        [
+            (method, seed, 100.0 * i + seed, "CPU")
+            for i, method in enumerate(METHODS)
+            for seed in range(3)
+        ],
+        columns=["method", "seed", "seconds", "clock"],
+    )
+    figure = runs.quality_against_compute(metrics, seconds, METHODS)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "NLL (bits/dim) ↓",
+        "FD ↓, ODE",
+        "FD ↓, PC",
+    ]
+    assert figure.axes[0].get_xlabel() == "CPU seconds of training"
+    (points,) = drawn(figure.axes[2], "qc")
+    assert points.get_xdata().tolist() == [200.0, 201.0, 202.0]
+    assert points.get_ydata().tolist() == [20.0, 21.0, 22.0]
+
+
+def test_colours_in_pictures_are_those_of_the_style(levels):
+    figure = runs.asymmetry(levels, METHODS, CONTROLS)
+    handles = dict(zip(legend(figure)[1:], figure.legends[0].legend_handles[1:], strict=True))
+    for method in ("u", "qc"):
+        seen = matplotlib.colors.to_hex(handles[METHODS[method]].get_color(), keep_alpha=False)
+        assert seen.upper() == style.COLOURS[method].upper()
