@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all env test lint lock
+.PHONY: all report env test lint lock
 
 all: env
 	$(BIN)/snakemake --cores all all
+
+# One self-contained page with the tables, figures and claims of the quick tier.
+report: all
+	$(BIN)/snakemake --cores all --report results/report.html all
 
 env: $(VENV)/.installed
 

@@ -15,7 +15,7 @@ body { font: 15px/1.5 sans-serif; margin: 2em auto; padding: 0 1em; max-width: 7
 table { border-collapse: collapse; margin: 1em 0; }
 th, td { padding: .25em .8em; border-bottom: 1px solid #ddd; text-align: right; }
 th { border-bottom: 2px solid #888; }
-th + th, td + td { white-space: nowrap; }
+th, td { white-space: nowrap; }
 th.left, td.left { text-align: left; }
 li { margin: .2em 0; max-width: 60em; }
 """

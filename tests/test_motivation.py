@@ -50,7 +50,7 @@ def test_page_of_figure_1_shows_both_numbers_and_the_reversal_at_small_steps(tab
     comparison, sizes = figure1.sections(table, starts)
     last = comparison.rows[-1]
     assert last[:2] == ["non-conservative", "0.00225"]
-    assert last[5:11] == ["7.89e-02", "7.89e-02", "1.96e-06", "1.96e-06", "238", "238"]
+    assert last[5:11] == ["7.89e-2", "7.89e-2", "1.96e-6", "1.96e-6", "238", "238"]
     assert any("exchanged" in note for note in comparison.notes)
     means = {(row[0], row[1]): [float(text) for text in row[2:]] for row in sizes.rows}
     small, paper = zip(

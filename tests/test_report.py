@@ -47,8 +47,8 @@ addEventListener("load", async () => {
 @pytest.fixture(scope="module")
 def report(ci):
     """The report on the ci tier."""
-    arguments = ["--cores", "1", "--configfile", ROOT / "config/ci.yaml"]
-    arguments += ["--report", ci / "report.html", "all"]
+    arguments = ["all", "--cores", "1", "--configfile", ROOT / "config/ci.yaml"]
+    arguments += ["--report", ci / "report.html"]
     result = snakemake(*arguments, cwd=ci.parent.parent)
     assert result.returncode == 0, result.stderr[-4000:]
     return (ci / "report.html").read_text()

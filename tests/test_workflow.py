@@ -187,7 +187,7 @@ def test_energy_model_is_conservative_and_the_others_are_not(ci):
 
 @pytest.mark.slow
 def test_second_run_has_nothing_to_do_and_records_name_their_inputs(ci):
-    result = snakemake("-n", "--configfile", ROOT / "config/ci.yaml", "all", cwd=ci.parent.parent)
+    result = snakemake("all", "-n", "--configfile", ROOT / "config/ci.yaml", cwd=ci.parent.parent)
     assert "Nothing to be done" in result.stdout + result.stderr
     record = json.loads((ci / "runs/digits/qc/seed0/step60.json").read_text())
     assert set(record["inputs"]) == {"train.npy", "step40.safetensors"}

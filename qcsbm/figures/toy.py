@@ -43,7 +43,7 @@ def examples(exact: ExactField, points: np.ndarray, models: dict) -> Figure:
     """
     grid = next(iter(models.values()))["x"]
     half_width = float(grid.max())
-    figure, axes = style.panels(3, 1 + len(models), 5.1, sharex=True, sharey=True)
+    figure, axes = style.panels(3, 1 + len(models), 4.75, sharex=True, sharey=True)
     columns = [("Exact", exact.score, points)]
     columns += [(LABELS[name], model["score"], model["samples"]) for name, model in models.items()]
     colours = [style.BLACK, *(style.colour(name) for name in models)]
@@ -56,7 +56,7 @@ def examples(exact: ExactField, points: np.ndarray, models: dict) -> Figure:
     limit = curl_limit(models)
     for panel, model in zip(axes[1, 1:], models.values(), strict=True):
         image = _image(panel, model["curl"], half_width, cmap="PuOr_r", vmin=-limit, vmax=limit)
-    figure.colorbar(image, ax=axes[1, :], label="curl", shrink=0.9, aspect=12)
+    figure.colorbar(image, ax=axes[1, :], label="curl", aspect=12, pad=0.01)
     for row, label in zip(axes, ("score", "density, curl", "data, samples"), strict=True):
         row[0].set_ylabel(label)
     for panel in axes.flat:

@@ -107,4 +107,4 @@ def _step_sizes(starts: pd.DataFrame) -> pages.Section:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2e}" if value else "0"
+    return f"{value:.2e}".replace("e-0", "e-") if value else "0"
