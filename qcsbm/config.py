@@ -23,17 +23,25 @@ class ConfigError(ValueError):
 
 
 def _number(value: Any) -> Any:
-    # YAML 1.1 reads 1e-4, without a point, as a string.
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+    # YAML 1.1 reads 1e-4, without a point, as a string; so does Snakemake all numbers in the lists
+    # and mappings that its option --config is given.
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value):
         return float(value)
     return value
 
 
+def _whole(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
+        return int(value)
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[Whole, Field(gt=0)]
 Weights = Literal["ema", "raw"]
 # A single folder, so that no name leads out of the one where datasets are.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -108,9 +116,9 @@ class InitFrom(Closed):
 
 
 class PCSampler(Closed):
-    steps: Annotated[int, Field(ge=2)]
+    steps: Annotated[Whole, Field(ge=2)]
     snr: Positive
-    corrector_steps: Annotated[int, Field(ge=0)] = 1
+    corrector_steps: Annotated[Whole, Field(ge=0)] = 1
     batch_size: Count
 
 
@@ -128,7 +136,7 @@ class Samplers(Closed):
 class Quality(Closed):
     """Fréchet distance, class score, precision and recall of ``samples`` generated images."""
 
-    samples: Annotated[int, Field(ge=2)]
+    samples: Annotated[Whole, Field(ge=2)]
     extractor: Literal["classifier", "efficientnet_lite0", "inception"]
     reference: Literal["train", "test"] = "train"
     neighbours: Count = 3
@@ -150,9 +158,9 @@ class Asymmetry(Closed):
     """Asym and NAsym at ``levels`` times 0, 1/levels, … of the first ``samples`` test images."""
 
     estimator: Literal["exact", "probes", "paper"]
-    probes: Annotated[int, Field(ge=2)] | None = None
+    probes: Annotated[Whole, Field(ge=2)] | None = None
     levels: Count
-    samples: Annotated[int, Field(ge=2)]
+    samples: Annotated[Whole, Field(ge=2)]
     batch_size: Count
     weights: Weights = "ema"
 
@@ -197,7 +205,7 @@ class Patches(Closed):
     """Colour patches of the two photographs that scikit-learn ships."""
 
     source: Literal["patches"]
-    size: Annotated[int, Field(ge=4, le=64)]
+    size: Annotated[Whole, Field(ge=4, le=64)]
     train: Count
     test: Count
 
@@ -269,7 +277,7 @@ class Classifier(Closed):
 class Dataset(Closed):
     label: str
     data: Annotated[Data, Field(discriminator="source")]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = None
     classifier: Classifier | None = None
 
 
@@ -286,14 +294,14 @@ class Toy(Closed):
     points: Count
     steps: Count
     batch_size: Count
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
 
 
 class Document(Closed):
     """The file as it is written; parts of cells are checked once they are merged."""
 
     tier: str
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
     defaults: dict[str, Any] = {}
     datasets: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]

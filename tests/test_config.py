@@ -237,6 +237,14 @@ def test_numbers_without_a_point_are_numbers(quick):
     assert load(quick, "x").cells["digits", "u"].training.lr == 1e-3
 
 
+def test_numbers_from_the_command_line_are_numbers(quick):
+    quick["seeds"] = ["0", "4"]
+    quick["defaults"]["training"]["lr"] = "0.5"
+    experiment = load(quick, "x")
+    assert experiment.seeds["digits"] == [0, 4]
+    assert experiment.cells["digits", "u"].training.lr == 0.5
+
+
 def test_checking_a_configuration_needs_no_torch():
     code = "import sys, qcsbm.specification; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
