@@ -10,6 +10,7 @@ from qcsbm.config import Regulariser, Training
 from qcsbm.losses import training_loss
 from qcsbm.models import build
 from qcsbm.seeding import generator
+from qcsbm.stages.train import _resume
 from qcsbm.training import BatchOrder, train
 
 SHAPE = (1, 4, 4)
@@ -61,6 +62,18 @@ def test_interrupted_training_ends_in_the_same_bytes(images, tmp_path):
     resumed = run(images, 60, state=checkpoint.load(tmp_path / "state.safetensors"))
     assert_same(whole, resumed)
     assert whole.curve == resumed.curve
+
+
+def test_only_a_state_of_the_same_training_is_resumed(images, tmp_path):
+    path = tmp_path / "state.safetensors"
+    state = run(images, 2)
+    state.spec = {"seed": 3, "init": "a"}
+    checkpoint.save(path, state)
+    assert _resume(path, {"seed": 3, "init": "a"}).step == 2
+    assert _resume(path, {"seed": 3, "init": "b"}) is None
+    assert _resume(tmp_path / "none", state.spec) is None
+    path.write_bytes(b"damaged")
+    assert _resume(path, state.spec) is None
 
 
 def test_checkpoint_is_the_same_file_twice_and_nothing_else_is_left(images, tmp_path):

@@ -14,7 +14,7 @@ from qcsbm import checkpoint
 from qcsbm.checkpoint import TrainingState
 from qcsbm.config import Regulariser, Training
 from qcsbm.data.splits import describe, open_images
-from qcsbm.files import atomic
+from qcsbm.files import atomic, sha256
 from qcsbm.models import build
 from qcsbm.provenance import device, recorded
 from qcsbm.stages.arguments import add_data, add_record, add_spec, existing
@@ -37,12 +37,14 @@ def run(arguments: argparse.Namespace) -> None:
     model = build(data.shape, **spec["model"], seed=spec["seed"]).to(device())
     regulariser = spec["protocol"]["regulariser"]
     saved = arguments.out.parent / "state" / arguments.out.name
-    start = _resume(saved, spec)
+    # The file to start from is no part of the specification, yet decides what a state may continue.
+    origin = {**spec, "init": sha256(arguments.init) if arguments.init else None}
+    start = _resume(saved, origin)
     if start is None and arguments.init:
         start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
 
     def save(state: TrainingState) -> None:
-        state.spec = spec
+        state.spec = origin
         checkpoint.save(saved, state)
 
     inputs = [arguments.data / "train.npy", *([arguments.init] if arguments.init else [])]
@@ -70,8 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
         saved.parent.rmdir()
 
 
-def _resume(saved: Path, spec: dict) -> TrainingState | None:
-    """The state that an interrupted job of this very specification left, if any."""
+def _resume(saved: Path, origin: dict) -> TrainingState | None:
+    """The state that an interrupted job of this very origin left, if any."""
     if not saved.exists():
         return None
     try:
@@ -79,8 +81,8 @@ def _resume(saved: Path, spec: dict) -> TrainingState | None:
     except ValueError as error:
         logging.warning("starting over: %s", error)
         return None
-    if state.spec != spec:
-        logging.warning("starting over: %s was saved under another specification", saved)
+    if state.spec != origin:
+        logging.warning("starting over: %s was saved by another training", saved)
         return None
     logging.info("resuming at step %d", state.step)
     return state
