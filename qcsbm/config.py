@@ -623,11 +623,14 @@ def _sentence(
     model: type[Closed], error: ValidationError, source: str, layers: list[tuple[str, dict]]
 ) -> str:
     """The first of the errors as one sentence, under the key path of the layer that caused it."""
-    first = error.errors()[0]
+    errors = error.errors()
+    # A misspelt key is also a missing one; what stands in the file is the better thing to name.
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     # The tag of a discriminated union is part of pydantic's path and not of the file's.
     loc = first["loc"]
     path = [str(part) for i, part in enumerate(loc) if loc[i - 1 : i] != ("data",)]
-    layer = next((name for name, raw in reversed(layers) if _has(raw, path)), layers[-1][0])
+    present = path[:-1] if first["type"] == "missing" else path
+    layer = next((name for name, raw in reversed(layers) if _has(raw, present)), layers[-1][0])
     key = ".".join([layer, *path] if layer else path)
     expected = first["msg"][0].lower() + first["msg"][1:]
     if first["type"] == "extra_forbidden":

@@ -103,6 +103,16 @@ BAD = {
         1,
         "defaults.training.momentum: found an unknown key, expected one of batch_size, lr",
     ),
+    "misspelt key": (
+        "methods.qc.regulariser",
+        {"wieght": 1.0, "estimator": "trace"},
+        "methods.qc.regulariser.wieght: found an unknown key, expected one of weight, probes",
+    ),
+    "missing nested key": (
+        "methods.qc.regulariser",
+        {"estimator": "trace"},
+        "quick.yaml: methods.qc.regulariser.weight: found nothing, expected a value",
+    ),
     "unknown top-level key": ("sedes", [1], "sedes: found an unknown key, expected one of tier"),
     "wrong type": (
         "datasets.digits.training.batch_size",
