@@ -11,6 +11,12 @@ if not workflow.configfiles:
 report: "workflow/report/workflow.rst"
 
 
+# Jobs that sampling, features, likelihood and asymmetry of one model are split over; results do
+# not depend on it: `--set-scatter shards=20`, or the same key in a profile.
+scattergather:
+    shards=1,
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/data.smk"

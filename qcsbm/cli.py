@@ -1,7 +1,8 @@
 """``python -m qcsbm <stage>``: one subcommand per stage of the workflow, and tools beside it.
 
 Bad input ends in one sentence on standard error and exit status 2, a failed computation in one
-sentence and exit status 1.
+sentence and exit status 1. Where a stage has outputs that tables are made of, its failed
+computation is a result, see `qcsbm.failure`: the sentence stands in them, and the status is 0.
 """
 
 import argparse
@@ -9,6 +10,9 @@ import importlib
 import logging
 import os
 import sys
+from pathlib import Path
+
+from qcsbm import failure
 
 STAGES = {
     "fetch": "download a dataset",
@@ -17,11 +21,14 @@ STAGES = {
     "train": "train a model up to a checkpoint",
     "describe": "print what an experiment file makes of one dataset and method",
     "import-checkpoint": "convert a published PyTorch checkpoint",
-    "sample": "generate images with a trained model",
+    "sample": "generate a shard of a model's samples",
+    "gather_samples": "put the shards of samples together",
     "features": "extract features of images",
     "quality": "compare samples with reference images",
-    "likelihood": "measure NLL on the test split",
-    "asymmetry": "measure Asym and NAsym on the test split",
+    "likelihood": "measure NLL on a shard of the test split",
+    "gather_likelihood": "put the shards of likelihoods together",
+    "asymmetry": "measure Asym and NAsym at a shard of the noise levels",
+    "gather_asymmetry": "put the shards of asymmetries together",
     "metrics": "gather records into one CSV",
     "table": "make a table from records",
     "cost": "make the table of costs from records",
@@ -49,16 +56,37 @@ def main(argv: list[str] | None = None) -> int:
             module = importlib.import_module(f"qcsbm.stages.{name.replace('-', '_')}")
             module.add_arguments(stage)
     arguments = parser.parse_args(argv)
-    _fix_arithmetic()
+    if "torch" in sys.modules:
+        _fix_arithmetic()
+    outputs = [getattr(arguments, name) for name in getattr(arguments, "outputs", ())]
     try:
-        module.run(arguments)
+        reason = failure.first(_inputs(arguments, outputs)) if outputs else None
+        if reason is None:
+            module.run(arguments)
+            return 0
     except (ValueError, FileNotFoundError) as error:
         print(f"qcsbm {arguments.stage}: {error}", file=sys.stderr)
         return 2
-    except (ArithmeticError, OSError) as error:
+    except ArithmeticError as error:
+        print(f"qcsbm {arguments.stage}: {error}", file=sys.stderr)
+        if not outputs:
+            return 1
+        reason = str(error)
+    except OSError as error:
         print(f"qcsbm {arguments.stage}: {error}", file=sys.stderr)
         return 1
+    failure.write(outputs, reason, arguments.spec)
     return 0
+
+
+def _inputs(arguments: argparse.Namespace, outputs: list[Path]) -> list[Path]:
+    """All paths among the arguments but those of ``outputs``."""
+    values = [
+        item
+        for value in vars(arguments).values()
+        for item in (value if isinstance(value, list) else [value])
+    ]
+    return [item for item in values if isinstance(item, Path) and item not in outputs]
 
 
 def _fix_arithmetic() -> None:

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
+from types import ModuleType
 
 from qcsbm import __version__
 from qcsbm.files import sha256, write_text
@@ -57,34 +56,79 @@ def recorded(
     entry = Record(stage, dict(spec["protocol"]))
     wall, cpu = time.perf_counter(), time.process_time()
     yield entry
+    identity = {key: value for key, value in spec.items() if key != "protocol"}
+    checksums = {Path(file).name: sha256(file) for file in inputs}
+    cost = {
+        "wall_s": round(time.perf_counter() - wall, 3),
+        "cpu_s": round(time.process_time() - cpu, 3),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        **_gpu_cost(wall),
+        **entry.cost,
+    }
+    _write(path, entry, identity, checksums, cost, provenance())
+
+
+@contextmanager
+def gathered(path: str | Path, shards: list[dict]) -> Iterator[Record]:
+    """The record, written to ``path``, of the whole that the records ``shards`` are parts of.
+
+    Costs are sums over the shards, peaks of memory their maxima.
+
+    Raises:
+        ValueError: the shards are not parts of one whole: they differ in more than cost and origin.
+    """
+    facts = [{k: v for k, v in shard.items() if k not in VARYING} for shard in shards]
+    for number, found in enumerate(facts):
+        if found != facts[0]:
+            different = next(key for key in found if found[key] != facts[0].get(key))
+            raise ValueError(
+                f"shard {number + 1} of {path}: found {different} {found[different]}, expected "
+                f"{facts[0].get(different)} as in shard 1"
+            )
+    first = facts[0]
+    entry = Record(first["stage"], first["protocol"])
+    yield entry
+    costs = [shard["cost"] for shard in shards]
+    combine = {key: max if "memory" in key else sum for key in costs[0]}
+    cost = {key: how(c[key] for c in costs) for key, how in combine.items()}
+    identity = {
+        k: v for k, v in first.items() if k not in ("stage", "metrics", "protocol", "inputs")
+    }
+    origin = {**shards[0]["provenance"], "shards": len(shards)}
+    _write(path, entry, identity, first["inputs"], cost, origin)
+
+
+def _write(
+    path: str | Path, entry: Record, identity: dict, inputs: dict, cost: dict, origin: dict
+) -> None:
     document = {
-        "stage": stage,
-        **{key: value for key, value in spec.items() if key != "protocol"},
+        "stage": entry.stage,
+        **identity,
         "metrics": entry.metrics,
         "protocol": entry.protocol,
-        "inputs": {Path(file).name: sha256(file) for file in inputs},
-        "cost": {
-            "wall_s": round(time.perf_counter() - wall, 3),
-            "cpu_s": round(time.process_time() - cpu, 3),
-            "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-            **_gpu_cost(wall),
-            **entry.cost,
-        },
-        "provenance": {
-            "python": platform.python_version(),
-            "qcsbm": __version__,
-            "packages": {name: version(name) for name in PACKAGES},
-            "device": device_name(),
-            "command": sys.argv[1:],
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        },
+        "inputs": inputs,
+        "cost": cost,
+        "provenance": origin,
     }
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
+def provenance() -> dict:
+    """Where and when this process computes, with what."""
+    return {
+        "python": platform.python_version(),
+        "qcsbm": __version__,
+        "packages": {name: version(name) for name in PACKAGES},
+        "device": device_name(),
+        "command": sys.argv[1:],
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
 def _gpu_cost(start: float) -> dict:
-    """Time and memory of the GPU, if there is one, since the clock showed ``start``."""
-    if not torch.cuda.is_available():
+    """Time and memory of the GPU, if one is used, since the clock showed ``start``."""
+    torch = _torch_with_gpu()
+    if torch is None:
         return {}
     return {
         "gpu_s": round(time.perf_counter() - start, 3),
@@ -93,7 +137,7 @@ def _gpu_cost(start: float) -> dict:
 
 
 def read_record(path: str | Path) -> dict:
-    """A record as it was written.
+    """A record as it was written, or what stands in its place, see `qcsbm.failure`.
 
     Raises:
         ValueError: the file is no record.
@@ -106,11 +150,13 @@ def read_record(path: str | Path) -> dict:
     return record
 
 
-def device() -> torch.device:
-    """Where tensors are computed on this machine."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def device_name() -> str:
-    """The GPU's name, or the processor's architecture."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    """The GPU's name where one is used, else the processor's architecture."""
+    torch = _torch_with_gpu()
+    return torch.cuda.get_device_name() if torch else platform.machine()
+
+
+def _torch_with_gpu() -> ModuleType | None:
+    # Importing torch takes seconds, and a stage that has not done so uses no GPU.
+    torch = sys.modules.get("torch")
+    return torch if torch and torch.cuda.is_available() else None

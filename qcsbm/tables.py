@@ -16,6 +16,7 @@ from importlib.resources import files
 import pandas as pd
 from tabulate import tabulate
 
+from qcsbm import failure
 from qcsbm.pages import Section
 
 IDENTITY = ["dataset", "method", "seed"]
@@ -85,9 +86,21 @@ def tidy(records: list[dict]) -> pd.DataFrame:
                     **protocol,
                 }
             )
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=None if rows else METRIC_COLUMNS)
     frame = frame[METRIC_COLUMNS + sorted(set(frame.columns) - set(METRIC_COLUMNS))]
     return frame.sort_values([*IDENTITY, "stage", "metric"], kind="stable", ignore_index=True)
+
+
+def failures(records: list[dict]) -> dict[tuple[str, str], list[str]]:
+    """Why computations of a dataset and method failed, with their seeds."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if failure.KEY in record:
+            reasons = found.setdefault((record["dataset"], record["method"]), [])
+            sentence = f"seed {record['seed']}: {record[failure.KEY]}"
+            if sentence not in reasons:
+                reasons.append(sentence)
+    return found
 
 
 def over_seeds(values: pd.Series) -> tuple[float, float | None]:
@@ -97,8 +110,11 @@ def over_seeds(values: pd.Series) -> tuple[float, float | None]:
     return float(values.mean()), stderr
 
 
-def build(frame: pd.DataFrame, spec: dict) -> list[Block]:
-    """The blocks of the table that ``spec`` (`qcsbm.specification.table`) describes."""
+def build(frame: pd.DataFrame, spec: dict, failed: dict[tuple[str, str], list[str]]) -> list[Block]:
+    """The blocks of the table that ``spec`` (`qcsbm.specification.table`) describes.
+
+    ``frame`` is that of `tidy`; the notes say what ``failed`` (see `failures`).
+    """
     sampler = spec["sampler"]
     wanted = QUALITY_METRICS if sampler else LIKELIHOOD_METRICS
     if sampler:
@@ -116,6 +132,11 @@ def build(frame: pd.DataFrame, spec: dict) -> list[Block]:
                 values = of_method.loc[of_method["metric"] == metric, "value"]
                 cells[method, metric] = over_seeds(values) if len(values) else None
         notes = _notes(rows, methods, seeds, cells)
+        notes += [
+            f"{name}, {reason}."
+            for method, name in methods.items()
+            for reason in failed.get((dataset, method), [])
+        ]
         # Precision and recall, too, are comparable only where the network is the paper's.
         beside = printed(dataset, sampler) if not sampler or "fid" in metrics else {}
         paper = {key: text for key, text in beside.items() if cells.get(key)}

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from qcsbm import cli
+
 # As in every job: results do not depend on the number of cores, and cores are not fought for.
 torch.set_num_threads(1)
 
@@ -18,6 +20,16 @@ def snakemake(*arguments, cwd, timeout=1800):
     return subprocess.run(
         [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=timeout
     )
+
+
+def in_process(*arguments):
+    """Exit status of `qcsbm` with ``arguments``, run here with this process's arithmetic."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_fix_arithmetic", lambda: None)
+        try:
+            return cli.main([str(word) for word in arguments])
+        except SystemExit as end:
+            return end.code
 
 
 @pytest.fixture(scope="session")

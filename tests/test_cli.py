@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import in_process
 
-from qcsbm import checkpoint, cli
+from qcsbm import checkpoint
 from qcsbm.models import build
 from qcsbm.published import published_names
 
@@ -21,12 +22,6 @@ ROOT = Path(__file__).parents[1]
 def qcsbm(*arguments, cwd=ROOT):
     command = [sys.executable, "-m", "qcsbm", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
-def in_process(monkeypatch, *arguments):
-    """Exit status of a command that leaves this process's arithmetic as it is."""
-    monkeypatch.setattr(cli, "_fix_arithmetic", lambda: None)
-    return cli.main([str(word) for word in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +83,17 @@ def test_images_of_another_kind_are_refused(data, tmp_path):
     np.save(wrong, np.zeros((3, 8, 8)))
     spec = json.dumps({"version": 1, "protocol": {"extractor": "efficientnet_lite0"}})
     result = qcsbm(
-        "features", "--spec", spec, "--data", data, "--images", wrong, "--out", tmp_path / "f.npz"
+        "features",
+        "--spec",
+        spec,
+        "--data",
+        data,
+        "--images",
+        wrong,
+        "--shard",
+        "1-of-1",
+        "--out",
+        tmp_path / "f.npz",
     )
     assert result.returncode == 2
     assert "images.npy: found float64 of shape (3, 8, 8), expected uint8 images" in result.stderr
@@ -156,19 +161,15 @@ def test_imported_checkpoint_has_both_weights_and_a_record_of_its_origin(publish
         (["--configfile", "gone.yaml"], "gone.yaml"),
     ],
 )
-def test_checkpoint_of_another_cell_is_not_imported(
-    published, cell, sentence, tmp_path, monkeypatch, capsys
-):
+def test_checkpoint_of_another_cell_is_not_imported(published, cell, sentence, tmp_path, capsys):
     arguments = ["import-checkpoint", published[1], "--out", tmp_path / "out", *CELL, *cell]
-    assert in_process(monkeypatch, *arguments) == 2
+    assert in_process(*arguments) == 2
     message = capsys.readouterr().err
     assert sentence in message and len(message.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_shape_that_only_prepared_data_know_is_asked_for(
-    published, data, tmp_path, monkeypatch, capsys
-):
+def test_shape_that_only_prepared_data_know_is_asked_for(published, data, tmp_path, capsys):
     experiment = (ROOT / "config/ci.yaml").read_text()
     source = "{source: digits, test: 360}"
     assert source in experiment
@@ -176,10 +177,10 @@ def test_shape_that_only_prepared_data_know_is_asked_for(
     config.write_text(experiment.replace(source, "{source: idx, name: digits}"))
     arguments = ["import-checkpoint", published[1], "--out", tmp_path / "out", *CELL]
     arguments += ["--configfile", config]
-    assert in_process(monkeypatch, *arguments) == 2
+    assert in_process(*arguments) == 2
     message = capsys.readouterr().err
     assert "expected --data with the folder of the prepared dataset" in message
-    assert in_process(monkeypatch, *arguments, "--data", data) == 0
+    assert in_process(*arguments, "--data", data) == 0
 
 
 def test_description_of_the_paper_network_counts_as_published():
@@ -199,7 +200,7 @@ def test_description_of_the_paper_network_counts_as_published():
 
 def test_description_is_that_of_the_cell(monkeypatch, capsys):
     arguments = ["describe", "--dataset", "svhn", "--method", "qc_k16"]
-    assert in_process(monkeypatch, *arguments) == 0
+    assert in_process(*arguments) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["regulariser"]["probes"] == 16 and facts["regulariser"]["weight"] == 1e-4
     assert facts["training"]["batch_size"] == 8 and facts["steps"] == 400_000
@@ -208,7 +209,7 @@ def test_description_is_that_of_the_cell(monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["dataset", "method"])
 def test_nothing_is_described_under_a_bad_name(name, monkeypatch, capsys):
-    assert in_process(monkeypatch, "describe", f"--{name}", "ghost") == 2
+    assert in_process("describe", f"--{name}", "ghost") == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"qcsbm describe: {name}: found 'ghost', expected one of ")

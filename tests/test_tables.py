@@ -64,7 +64,7 @@ def test_standard_error_is_that_of_the_mean_over_seeds():
 
 
 def test_table_has_its_rows_in_order_and_says_what_is_missing(records, spec):
-    text = markdown("Title", build(tidy(records), spec))
+    text = markdown("Title", build(tidy(records), spec, {}))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert [line.split("|")[1].strip() for line in lines] == ["Method", "U-Net", "QC⁺", "C"]
     assert "3.30 ± 0.17" in lines[1] and "2.30 ± 0.17" in lines[2]
@@ -75,12 +75,12 @@ def test_table_has_its_rows_in_order_and_says_what_is_missing(records, spec):
 
 
 def test_latex_has_no_character_that_it_cannot_set(records, spec):
-    text = latex(build(tidy(records), spec))
+    text = latex(build(tidy(records), spec, {}))
     assert text.isascii() and r"3.30 $\pm$ 0.17" in text and "QC$^+$" in text
 
 
 def test_csv_has_the_unrounded_numbers(records, spec):
-    frame = flat(build(tidy(records), spec)).set_index("method")
+    frame = flat(build(tidy(records), spec, {})).set_index("method")
     assert frame.loc["u", "nll"] == pytest.approx(3.3, rel=1e-15)
     assert frame.loc["u", "nll_stderr"] == pytest.approx(0.3 / np.sqrt(3))
     assert np.isnan(frame.loc["c", "nll"]) and frame.loc["c", "seeds"] == 0
@@ -93,7 +93,7 @@ def test_table_of_samples_shows_the_names_of_the_extractor_that_was_used(spec):
         record("quality", "u", 0, quality, sampler="pc", extractor="classifier"),
         record("quality", "u", 0, dict(quality, fd=9.0), sampler="ode", extractor="classifier"),
     ]
-    block = build(tidy(rows), {**spec, "sampler": "pc"})[0]
+    block = build(tidy(rows), {**spec, "sampler": "pc"}, {})[0]
     assert block.metrics == ["nfe", "fd", "cs", "precision", "recall"]
     assert block.cells["u", "fd"] == (3.0, None)
 
@@ -142,7 +142,7 @@ def paper_spec(sampler, *methods):
 
 def test_numbers_of_table_2_stand_beside_ours(records):
     spec = paper_spec(None, ["u", "U-NCSN++"], ["qc", "QC-NCSN++"], ["qcplus", "QC⁺"])
-    text = markdown("T", build(tidy(on("cifar10", records) + on("digits", records)), spec))
+    text = markdown("T", build(tidy(on("cifar10", records) + on("digits", records)), spec, {}))
     assert paper_lines(text) == [
         ["U-NCSN++", "NLL (bits/dim) ↓", "3.46", "3.30 ± 0.17", "-0.16 ± 0.17"],
         ["U-NCSN++", "Asym ↓", "1.88e8", "2.00e8", "1.20e7"],
@@ -171,7 +171,7 @@ def test_numbers_of_table_3_stand_beside_the_same_sampler_and_network_only():
         + quality_rows("ode", "inception", fid=3.0, **{"is": 9.25})
     )
     spec = paper_spec("pc", ["u", "U-NCSN++"])
-    rows = paper_lines(markdown("T", build(frame, spec)))
+    rows = paper_lines(markdown("T", build(frame, spec, {})))
     assert [row[1:] for row in rows] == [
         ["NFE ↓", "1000", "1000", "0"],
         ["FID ↓", "2.50", "2.75", "0.250"],
@@ -179,6 +179,6 @@ def test_numbers_of_table_3_stand_beside_the_same_sampler_and_network_only():
         ["Prec. ↑", "0.67", "0.500", "-0.170"],
         ["Rec. ↑", "0.60", "0.250", "-0.350"],
     ]
-    assert "beside the paper" not in markdown("T", build(frame, {**spec, "sampler": "ode"}))
+    assert "beside the paper" not in markdown("T", build(frame, {**spec, "sampler": "ode"}, {}))
     frame = tidy(quality_rows("pc", "classifier", fd=2.75, cs=9.0))
-    assert "beside the paper" not in markdown("T", build(frame, spec))
+    assert "beside the paper" not in markdown("T", build(frame, spec, {}))

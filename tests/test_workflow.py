@@ -42,13 +42,26 @@ def test_quick_tier_is_the_default_and_complete(project):
 
 def test_table_2_needs_no_samples(project):
     counts = jobs(snakemake("-n", "results/table2.md", cwd=project).stdout)
-    assert set(counts) == {"prepare", "train", "likelihood", "asymmetry", "table", "total"}
+    gathered = {"gather_likelihood", "gather_asymmetry"}
+    assert (
+        set(counts) == {"prepare", "train", "likelihood", "asymmetry", "table", "total"} | gathered
+    )
+
+
+def test_shards_are_split_and_gathered(project):
+    counts = jobs(snakemake("-n", "--set-scatter", "shards=3", cwd=project).stdout)
+    experiments = 3 * 4 + 1 * 4
+    for stage in ("sample", "likelihood", "asymmetry", "sample_features"):
+        assert counts[stage] == 3 * experiments
+    for stage in ("gather_samples", "gather_likelihood", "gather_asymmetry", "quality"):
+        assert counts[stage] == experiments
 
 
 def test_one_run_needs_only_itself(project):
     target = "results/runs/digits/qc/seed1/likelihood.json"
     counts = jobs(snakemake("-n", target, cwd=project).stdout)
-    assert counts == {"prepare": 1, "train": 2, "likelihood": 1, "total": 4}
+    expected = {"prepare": 1, "train": 2, "likelihood": 1, "gather_likelihood": 1}
+    assert counts == {**expected, "total": 5}
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,30 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_output(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    """A file to write, in whose place stands the reason where it cannot be computed."""
+    parser.add_argument(name, type=Path, required=True, help=help)
+    outputs = parser.get_default("outputs") or ()
+    parser.set_defaults(outputs=(*outputs, name.removeprefix("--")))
+
+
 def add_record(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--record", type=Path, required=True, help="JSON record to write")
+    add_output(parser, "--record", "JSON record to write")
+
+
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shard", required=True, help="part of the work to do: 1-of-1 is all of it"
+    )
+
+
+def add_shards(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shards", type=existing, nargs="+", required=True, help="files of all shards, in order"
+    )
+    parser.add_argument(
+        "--records", type=existing, nargs="+", required=True, help="records of all shards"
+    )
 
 
 def add_cell(parser: argparse.ArgumentParser) -> None:

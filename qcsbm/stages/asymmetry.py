@@ -1,14 +1,7 @@
-"""Measure Asym and NAsym of a model over noise levels, on the test split.
-
-The same images are perturbed at every level, so the standard error of the mean over levels is that
-of the images' means over levels.
-"""
+"""Measure Asym and NAsym of a model on the test split, at one shard of the noise levels."""
 
 import argparse
-import csv
-import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,21 +11,29 @@ from qcsbm.checkpoint import load_weights
 from qcsbm.conservativeness import estimate_asymmetry, exact_asymmetry, one_probe_asymmetry
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.data.splits import describe, open_images
+from qcsbm.device import device
 from qcsbm.files import atomic
 from qcsbm.models import ScoreModel, build
-from qcsbm.provenance import device, recorded
+from qcsbm.provenance import recorded
 from qcsbm.sde import bcast
 from qcsbm.seeding import generator
-from qcsbm.stages.arguments import add_checkpoint, add_data, add_record, add_spec
-
-COLUMNS = ("t", "sigma", "asym", "asym_stderr", "nasym", "nasym_stderr")
+from qcsbm.shards import share
+from qcsbm.stages.arguments import (
+    add_checkpoint,
+    add_data,
+    add_output,
+    add_record,
+    add_shard,
+    add_spec,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spec(parser)
     add_data(parser)
     add_checkpoint(parser)
-    parser.add_argument("--levels", type=Path, required=True, help="values per noise level, CSV")
+    add_shard(parser)
+    add_output(parser, "--out", "times, σ, and values of each image to write, .npz")
     add_record(parser)
 
 
@@ -46,26 +47,16 @@ def run(arguments: argparse.Namespace) -> None:
     model = build(data.shape, **spec["model"]).to(device())
     load_weights(model, arguments.checkpoint, protocol["weights"], protocol["train_steps"])
 
+    levels = share(arguments.shard, protocol["levels"])
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
-    with recorded(arguments.record, "asymmetry", spec, inputs) as record:
-        times = [level / protocol["levels"] for level in range(protocol["levels"])]
-        values = np.stack(
-            [
-                _at_level(model, x_0, t, protocol, spec["seed"], level)
-                for level, t in enumerate(tqdm(times, mininterval=5.0))
-            ]
-        )  # (levels, 2, n)
-        n = values.shape[2]
-        for name, per_image in zip(("asym", "nasym"), values.mean(0), strict=True):
-            record.metric(name, per_image.mean(), per_image.std(ddof=1) / math.sqrt(n), n, "1")
-        mean = values.mean(2)
-        stderr = values.std(2, ddof=1) / math.sqrt(n)
-        with atomic(arguments.levels) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for t, m, e in zip(times, mean.tolist(), stderr.tolist(), strict=True):
-                sigma = float(model.sde.sigma(torch.tensor(t, dtype=torch.float64)))
-                writer.writerow([t, sigma, m[0], e[0], m[1], e[1]])
+    with recorded(arguments.record, "asymmetry", spec, inputs):
+        t = np.array([level / protocol["levels"] for level in levels])
+        values = np.empty((len(levels), 2, len(x_0)))
+        for row, level in enumerate(tqdm(levels, mininterval=5.0)):
+            values[row] = _at_level(model, x_0, float(t[row]), protocol, spec["seed"], level)
+        sigma = model.sde.sigma(torch.from_numpy(t)).numpy()
+        with atomic(arguments.out) as temporary:
+            np.savez(temporary, t=t, sigma=sigma, values=values)
 
 
 def _at_level(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from qcsbm import costs, pages
+from qcsbm import costs, failure, pages
 from qcsbm.files import write_text
 from qcsbm.provenance import read_record
 from qcsbm.stages.arguments import add_spec, existing
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     records = [read_record(path) for path in arguments.records]
+    records = [record for record in records if failure.KEY not in record]
     frame = costs.costs(records)
     devices = {record["provenance"]["device"] for record in records}
     write_text(f"{arguments.table}.csv", frame.to_csv(index=False))

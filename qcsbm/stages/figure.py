@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from qcsbm import tables
+from qcsbm import failure, tables
 from qcsbm.figures import frames, runs, style
 from qcsbm.provenance import read_record
 from qcsbm.stages.arguments import add_spec, existing
@@ -20,7 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     spec = arguments.spec
     draw = PICTURES[spec["picture"]]
-    style.save(draw(arguments.records, dict(spec["methods"]), spec), arguments.out)
+    found = {
+        path: record
+        for path in arguments.records
+        if failure.KEY not in (record := read_record(path))
+    }
+    # Of a method that failed there is nothing to draw.
+    drawn = {record["method"] for record in found.values()}
+    methods = {method: label for method, label in spec["methods"] if method in drawn}
+    controls = {m: control for m, control in spec["controls"].items() if {m, control} <= drawn}
+    style.save(draw(list(found), methods, spec | {"controls": controls}), arguments.out)
 
 
 def _asymmetry(records: list[Path], methods: dict, spec: dict):

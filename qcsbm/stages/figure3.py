@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from qcsbm import failure
 from qcsbm.data.splits import describe
 from qcsbm.figures import runs, style
 from qcsbm.provenance import read_record
@@ -20,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     generated = {
-        read_record(path)["method"]: path.parent / "samples.npy" for path in arguments.records
+        record["method"]: path.parent / "samples.npy"
+        for path in arguments.records
+        if failure.KEY not in (record := read_record(path))
     }
     picture = runs.samples(
         arguments.data / "test.npy",

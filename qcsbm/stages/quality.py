@@ -1,8 +1,11 @@
 """Compare samples with reference images: Fréchet distance, class score, precision and recall."""
 
 import argparse
+from pathlib import Path
 
-from qcsbm.feature_file import read
+import numpy as np
+
+from qcsbm.feature_file import Features, read
 from qcsbm.metrics import metric_names
 from qcsbm.metrics.frechet import feature_statistics, frechet_distance, frechet_standard_error
 from qcsbm.metrics.inception_score import inception_score
@@ -13,24 +16,32 @@ from qcsbm.stages.arguments import add_record, add_spec, existing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spec(parser)
-    parser.add_argument("--samples", type=existing, required=True, help="features of samples")
-    parser.add_argument("--reference", type=existing, required=True, help="features of real images")
+    parser.add_argument(
+        "--samples", type=existing, nargs="+", required=True, help="features of samples, all shards"
+    )
+    parser.add_argument(
+        "--reference",
+        type=existing,
+        nargs="+",
+        required=True,
+        help="features of real images, all shards",
+    )
     add_record(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     protocol = arguments.spec["protocol"]
-    samples, reference = read(arguments.samples), read(arguments.reference)
+    samples, reference = _joined(arguments.samples), _joined(arguments.reference)
     if samples.extractor_sha256 != reference.extractor_sha256:
         raise ValueError(
-            f"{arguments.samples}: found features of the extractor {samples.extractor_sha256}, "
-            f"expected those of {reference.extractor_sha256} as in {arguments.reference}"
+            f"{arguments.samples[0]}: found features of the extractor {samples.extractor_sha256}, "
+            f"expected those of {reference.extractor_sha256} as in {arguments.reference[0]}"
         )
     n = len(samples.features)
     distance_name, score_name = metric_names(protocol["extractor"])
-    inputs = [arguments.samples, arguments.reference]
-    with recorded(arguments.record, "quality", arguments.spec, inputs) as record:
+    with recorded(arguments.record, "quality", arguments.spec, []) as record:
         record.protocol["extractor_sha256"] = samples.extractor_sha256
+        record.protocol["samples_sha256"] = samples.images_sha256
         record.protocol["reference_sha256"] = reference.images_sha256
         generated = feature_statistics(samples.features)
         real = feature_statistics(reference.features)
@@ -46,3 +57,21 @@ def run(arguments: argparse.Namespace) -> None:
         pr = precision_recall(reference.features, samples.features, k=protocol["neighbours"])
         record.metric("precision", pr.precision, pr.precision_stderr, n, "1")
         record.metric("recall", pr.recall, pr.recall_stderr, len(reference.features), "1")
+
+
+def _joined(paths: list[Path]) -> Features:
+    """The features in all shards; ValueError if they are not of the same images."""
+    shards = [read(path) for path in paths]
+    origins = [(shard.extractor_sha256, shard.images_sha256) for shard in shards]
+    for path, origin in zip(paths, origins, strict=True):
+        if origin != origins[0]:
+            raise ValueError(
+                f"{path}: found features of extractor and images {origin}, expected those of "
+                f"{origins[0]} as in {paths[0]}"
+            )
+    filled = [shard for shard in shards if len(shard.features)]
+    return Features(
+        np.concatenate([shard.features for shard in filled]),
+        np.concatenate([shard.logits for shard in filled]),
+        *origins[0],
+    )

@@ -1,12 +1,11 @@
-"""Generate images with a trained model, one protocol batch after the other.
+"""Generate one shard of a model's samples, one protocol batch after the other.
 
 Batch b of seed k draws from its own stream, the same for every method: rows of samples of two
-methods come from the same noise. The last batch is drawn whole and cut, since the corrector's
-step depends on the batch.
+methods come from the same noise. The last batch, too, is drawn whole, since the corrector's step
+depends on the batch; it is cut when the shards are gathered.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -14,12 +13,21 @@ from tqdm import tqdm
 from qcsbm.checkpoint import load_weights
 from qcsbm.data.quantisation import quantise
 from qcsbm.data.splits import describe
+from qcsbm.device import device
 from qcsbm.files import atomic
 from qcsbm.models import build
-from qcsbm.provenance import device, recorded
+from qcsbm.provenance import recorded
 from qcsbm.sampling import ode_sample, pc_sample
 from qcsbm.seeding import generator
-from qcsbm.stages.arguments import add_checkpoint, add_data, add_record, add_spec
+from qcsbm.shards import share
+from qcsbm.stages.arguments import (
+    add_checkpoint,
+    add_data,
+    add_output,
+    add_record,
+    add_shard,
+    add_spec,
+)
 
 SAMPLERS = {"pc": pc_sample, "ode": ode_sample}
 OPTIONS = {"pc": ("steps", "snr", "corrector_steps"), "ode": ("rtol", "atol")}
@@ -29,28 +37,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spec(parser)
     add_data(parser)
     add_checkpoint(parser)
-    parser.add_argument("--out", type=Path, required=True, help="samples to write, uint8 .npy")
+    add_shard(parser)
+    add_output(parser, "--out", "images and evaluations of the shard to write, .npz")
     add_record(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     spec, protocol = arguments.spec, arguments.spec["protocol"]
+    size, name = protocol["batch_size"], protocol["sampler"]
+    batches = share(arguments.shard, -(-protocol["samples"] // size))
     data = describe(arguments.data)
     model = build(data.shape, **spec["model"]).to(device())
     load_weights(model, arguments.checkpoint, protocol["weights"], protocol["train_steps"])
-    n, size, name = protocol["samples"], protocol["batch_size"], protocol["sampler"]
     options = {key: protocol[key] for key in OPTIONS[name]}
 
-    images, nfe, calls = [], [], 0
+    images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [], 0
     with recorded(arguments.record, "sample", spec, [arguments.checkpoint]) as record:
-        for batch in tqdm(range(-(-n // size)), mininterval=5.0):
+        for batch in tqdm(batches, mininterval=5.0):
             draws = generator(spec["seed"], "sample", batch)
             shape = (size, *data.shape)
             samples = SAMPLERS[name](model, model.sde, shape, draws, **options, device=device())
             images.append(quantise(samples.x.cpu(), data.levels, protocol["dequantised"]).numpy())
             nfe.append(samples.nfe)
             calls += samples.network_calls
-        record.metric("nfe", float(np.mean(nfe)), None, n, "evaluations")
         record.cost["network_calls"] = calls
         with atomic(arguments.out) as temporary:
-            np.save(temporary, np.concatenate(images)[:n], allow_pickle=False)
+            np.savez(temporary, images=np.concatenate(images), nfe=np.array(nfe, np.float64))

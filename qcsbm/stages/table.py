@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     sampler = arguments.spec["sampler"]
     title = f"Sample quality, {sampler.upper()} sampler" if sampler else "Likelihood and asymmetry"
-    frame = tables.tidy([read_record(path) for path in arguments.records])
-    blocks = tables.build(frame, arguments.spec)
+    records = [read_record(path) for path in arguments.records]
+    blocks = tables.build(tables.tidy(records), arguments.spec, tables.failures(records))
     write_text(f"{arguments.out}.csv", tables.flat(blocks).to_csv(index=False))
     write_text(f"{arguments.out}.tex", tables.latex(blocks))
     pages.write(arguments.out, title, tables.sections(blocks))

@@ -147,12 +147,15 @@ def extractor_weights(dataset, extractor):
 
 def sample_features(wildcards):
     extractor = cell(wildcards).quality.extractor
-    return f"{RUN}/{{sampler}}/features.{extractor}.npz"
+    return gather.shards(
+        f"{RUN}/{{sampler}}/features.{extractor}.{{scatteritem}}.npz", **wildcards
+    )
 
 
 def reference_features(wildcards):
     quality = cell(wildcards).quality
-    return f"{DATA}/features/{quality.extractor}.{quality.reference}.npz"
+    features = f"{DATA}/features/{quality.extractor}.{quality.reference}"
+    return gather.shards(f"{features}.{{scatteritem}}.npz", **wildcards)
 
 
 FIGURES = f"{ROOT}/figures/{{dataset}}"

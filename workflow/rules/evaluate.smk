@@ -5,11 +5,11 @@ rule reference_features:
             wildcards.dataset, wildcards.extractor
         ),
     output:
-        f"{DATA}/features/{{extractor}}.{{split}}.npz",
+        f"{DATA}/features/{{extractor}}.{{split}}.{{scatteritem}}.npz",
     log:
-        f"{LOGS}/{{dataset}}/features.{{extractor}}.{{split}}.log",
+        f"{LOGS}/{{dataset}}/features.{{extractor}}.{{split}}.{{scatteritem}}.log",
     benchmark:
-        f"{LOGS}/{{dataset}}/features.{{extractor}}.{{split}}.tsv"
+        f"{LOGS}/{{dataset}}/features.{{extractor}}.{{split}}.{{scatteritem}}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -20,22 +20,23 @@ rule reference_features:
         ),
     shell:
         "python -m qcsbm features --spec {params.spec:q} --data {params.data:q} {params.weights:q}"
-        " --images {params.data:q}/{wildcards.split}.npy --out {output:q} 2> {log:q}"
+        " --images {params.data:q}/{wildcards.split}.npy --shard {wildcards.scatteritem}"
+        " --out {output:q} 2> {log:q}"
 
 
 rule sample_features:
     input:
         data=rules.prepare.output,
-        images=rules.sample.output.images,
+        images=rules.gather_samples.output.images,
         weights=lambda wildcards: extractor_weights(
             wildcards.dataset, wildcards.extractor
         ),
     output:
-        f"{RUN}/{{sampler}}/features.{{extractor}}.npz",
+        f"{RUN}/{{sampler}}/features.{{extractor}}.{{scatteritem}}.npz",
     log:
-        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/{{sampler}}/features.{{extractor}}.log",
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/{{sampler}}/features.{{extractor}}.{{scatteritem}}.log",
     benchmark:
-        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/{{sampler}}/features.{{extractor}}.tsv"
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/{{sampler}}/features.{{extractor}}.{{scatteritem}}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -46,7 +47,7 @@ rule sample_features:
         ),
     shell:
         "python -m qcsbm features --spec {params.spec:q} --data {params.data:q} {params.weights:q}"
-        " --images {input.images:q} --out {output:q} 2> {log:q}"
+        " --images {input.images:q} --shard {wildcards.scatteritem} --out {output:q} 2> {log:q}"
 
 
 rule quality:
@@ -73,12 +74,12 @@ rule likelihood:
         data=rules.prepare.output,
         checkpoint=final_checkpoint,
     output:
-        bits=f"{RUN}/likelihood.npy",
-        record=f"{RUN}/likelihood.json",
+        bits=temp(f"{RUN}/shards/likelihood.{{scatteritem}}.npz"),
+        record=temp(f"{RUN}/shards/likelihood.{{scatteritem}}.json"),
     log:
-        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/likelihood.log",
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/likelihood.{{scatteritem}}.log",
     benchmark:
-        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/likelihood.tsv"
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/likelihood.{{scatteritem}}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -86,8 +87,29 @@ rule likelihood:
         data=subpath(input[0], parent=True),
     shell:
         "python -m qcsbm likelihood --spec {params.spec:q} --data {params.data:q}"
-        " --checkpoint {input.checkpoint:q} --out {output.bits:q} --record {output.record:q}"
-        " 2> {log:q}"
+        " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
+        " --out {output.bits:q} --record {output.record:q} 2> {log:q}"
+
+
+rule gather_likelihood:
+    input:
+        bits=gather.shards(rules.likelihood.output.bits, allow_missing=True),
+        records=gather.shards(rules.likelihood.output.record, allow_missing=True),
+    output:
+        bits=f"{RUN}/likelihood.npy",
+        record=f"{RUN}/likelihood.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/gather_likelihood.log",
+    benchmark:
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/gather_likelihood.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        spec=spec("likelihood", "dataset", "method", "seed"),
+    shell:
+        "python -m qcsbm gather_likelihood --spec {params.spec:q} --shards {input.bits:q}"
+        " --records {input.records:q} --out {output.bits:q} --record {output.record:q} 2> {log:q}"
 
 
 rule asymmetry:
@@ -95,12 +117,12 @@ rule asymmetry:
         data=rules.prepare.output,
         checkpoint=final_checkpoint,
     output:
-        levels=f"{RUN}/asymmetry.csv",
-        record=f"{RUN}/asymmetry.json",
+        values=temp(f"{RUN}/shards/asymmetry.{{scatteritem}}.npz"),
+        record=temp(f"{RUN}/shards/asymmetry.{{scatteritem}}.json"),
     log:
-        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/asymmetry.log",
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/asymmetry.{{scatteritem}}.log",
     benchmark:
-        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/asymmetry.tsv"
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/asymmetry.{{scatteritem}}.tsv"
     conda:
         "../../environment.yml"
     params:
@@ -108,5 +130,27 @@ rule asymmetry:
         data=subpath(input[0], parent=True),
     shell:
         "python -m qcsbm asymmetry --spec {params.spec:q} --data {params.data:q}"
-        " --checkpoint {input.checkpoint:q} --levels {output.levels:q} --record {output.record:q}"
+        " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
+        " --out {output.values:q} --record {output.record:q} 2> {log:q}"
+
+
+rule gather_asymmetry:
+    input:
+        values=gather.shards(rules.asymmetry.output.values, allow_missing=True),
+        records=gather.shards(rules.asymmetry.output.record, allow_missing=True),
+    output:
+        levels=f"{RUN}/asymmetry.csv",
+        record=f"{RUN}/asymmetry.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/gather_asymmetry.log",
+    benchmark:
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/gather_asymmetry.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        spec=spec("asymmetry", "dataset", "method", "seed"),
+    shell:
+        "python -m qcsbm gather_asymmetry --spec {params.spec:q} --shards {input.values:q}"
+        " --records {input.records:q} --levels {output.levels:q} --record {output.record:q}"
         " 2> {log:q}"

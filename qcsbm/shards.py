@@ -1,0 +1,40 @@
+"""Work of one measurement, split over jobs by whole batches of its protocol.
+
+A shard is called "2-of-5", as Snakemake's scatter calls it. Draws are functions of the batch, so
+that the results do not depend on the number of shards; nor does that number have to divide the
+number of batches, or be smaller.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+
+def share(shard: str, batches: int) -> range:
+    """The numbers of the batches, of ``batches`` in all, that belong to ``shard``.
+
+    Raises:
+        ValueError: ``shard`` is no "i-of-n" with 1 ≤ i ≤ n.
+    """
+    found = re.fullmatch(r"(\d+)-of-(\d+)", shard)
+    i, n = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= i <= n:
+        raise ValueError(f"shard: found {shard!r}, expected one such as '2-of-5'")
+    return range((i - 1) * batches // n, i * batches // n)
+
+
+def read(paths: Iterable[Path], names: Iterable[str]) -> Iterator[tuple[np.ndarray, ...]]:
+    """The arrays ``names`` of every shard's .npz, one shard at a time.
+
+    Raises:
+        ValueError: a file does not hold them.
+    """
+    for path in paths:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                yield tuple(arrays[name] for name in names)
+        except (ValueError, KeyError, EOFError, BadZipFile, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: found no shard ({error}), expected its .npz") from None

@@ -1,0 +1,39 @@
+"""Average Asym and NAsym over all noise levels, and list them by level.
+
+The same images are perturbed at every level, so the standard error of the mean over levels is that
+of the images' means over levels.
+"""
+
+import argparse
+import math
+
+import numpy as np
+import pandas as pd
+
+from qcsbm import shards
+from qcsbm.files import write_text
+from qcsbm.provenance import gathered, read_record
+from qcsbm.stages.arguments import add_output, add_record, add_shards, add_spec
+
+NAMES = ("asym", "nasym")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_spec(parser)
+    add_shards(parser)
+    add_output(parser, "--levels", "values per noise level to write, CSV")
+    add_record(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    parts = zip(*shards.read(arguments.shards, ["t", "sigma", "values"]), strict=True)
+    t, sigma, values = map(np.concatenate, parts)  # values: (levels, 2, images)
+    n = values.shape[2]
+    levels = pd.DataFrame({"t": t, "sigma": sigma})
+    with gathered(arguments.record, [read_record(path) for path in arguments.records]) as record:
+        for i, name in enumerate(NAMES):
+            per_image = values[:, i].mean(0)
+            record.metric(name, per_image.mean(), per_image.std(ddof=1) / math.sqrt(n), n, "1")
+            levels[name] = values[:, i].mean(1)
+            levels[f"{name}_stderr"] = values[:, i].std(1, ddof=1) / math.sqrt(n)
+        write_text(arguments.levels, levels.to_csv(index=False))

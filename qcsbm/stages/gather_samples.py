@@ -1,0 +1,40 @@
+"""Put the shards of a model's samples together, one at a time."""
+
+import argparse
+
+import numpy as np
+
+from qcsbm import shards
+from qcsbm.data.splits import describe
+from qcsbm.files import atomic
+from qcsbm.provenance import gathered, read_record
+from qcsbm.stages.arguments import add_data, add_output, add_record, add_shards, add_spec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_spec(parser)
+    add_data(parser)
+    add_shards(parser)
+    add_output(parser, "--out", "samples to write, uint8 .npy")
+    add_record(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    n = arguments.spec["protocol"]["samples"]
+    with (
+        gathered(arguments.record, [read_record(path) for path in arguments.records]) as record,
+        atomic(arguments.out) as temporary,
+    ):
+        images = np.lib.format.open_memmap(
+            temporary, "w+", np.uint8, (n, *describe(arguments.data).shape)
+        )
+        nfe, start = [], 0
+        for part, evaluations in shards.read(arguments.shards, ["images", "nfe"]):
+            part = part[: n - start]
+            images[start : start + len(part)] = part
+            start += len(part)
+            nfe.append(evaluations)
+        images.flush()
+        if start != n:
+            raise ValueError(f"{arguments.out}: found {start} samples in all shards, expected {n}")
+        record.metric("nfe", float(np.concatenate(nfe).mean()), None, n, "evaluations")
