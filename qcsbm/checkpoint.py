@@ -2,7 +2,8 @@
 
 Tensors are named ``model.*``, ``ema.*``, ``exp_avg.*`` and ``exp_avg_sq.*`` after the parameters
 of the model; the header carries the step, the specification of the training and, as long as the
-training goes on, its learning curve so far. Reading one executes nothing.
+training goes on, its learning curve so far and the losses since that curve's last row. Reading one
+executes nothing.
 """
 
 import json
@@ -30,6 +31,7 @@ class TrainingState:
     exp_avg_sq: dict[str, Tensor]
     spec: dict = field(default_factory=dict)
     curve: list = field(default_factory=list)
+    window: list = field(default_factory=list)
 
 
 def save(path: str | Path, state: TrainingState) -> None:
@@ -39,7 +41,7 @@ def save(path: str | Path, state: TrainingState) -> None:
         for part in PARTS
         for name, tensor in getattr(state, part).items()
     }
-    header = {"step": state.step, "spec": state.spec, "curve": state.curve}
+    header = {name: getattr(state, name) for name in ("step", "spec", "curve", "window")}
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata={"qcsbm": json.dumps(header, sort_keys=True)})
 

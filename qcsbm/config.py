@@ -94,13 +94,15 @@ class Training(Closed):
 class Regulariser(Closed):
     """λ = ``weight`` and the estimator of L_QC, averaged over ``probes`` Rademacher probes.
 
-    ``batch_size`` samples of every batch are regularised, all of them if null.
+    ``batch_size`` samples of a batch are regularised, all of them if null, at every ``every``-th
+    step, with ``every`` times the weight.
     """
 
     weight: NonNegative
     probes: Count = 1
     estimator: Literal["trace", "antisymmetric"]
     batch_size: Count | None = None
+    every: Count = 1
 
 
 class InitFrom(Closed):

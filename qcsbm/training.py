@@ -10,8 +10,6 @@ References:
     Appendix C and H; https://arxiv.org/abs/2011.13456
 """
 
-import math
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -31,7 +29,6 @@ from qcsbm.seeding import derive, generator, permutation
 
 CURVE_COLUMNS = ("step", "dsm", "qc", "grad_norm")
 WINDOW = 50
-SAVE_EVERY_S = 60.0
 
 
 class BatchOrder:
@@ -64,16 +61,17 @@ def train(
     stop: int,
     state: TrainingState | None = None,
     save: Callable[[TrainingState], None] | None = None,
-    save_every_s: float = SAVE_EVERY_S,
+    due: Callable[[], bool] = lambda: False,
 ) -> TrainingState:
     """Train ``model`` on uint8 ``images`` (N, C, H, W) up to step ``stop`` and return its state.
 
     Starts from ``state`` where one is given. The state's curve has a row (`CURVE_COLUMNS`) per
-    `WINDOW` steps, means over the window; qc is σ² L_QC, NaN-free and None without regulariser.
-    ``save`` is called with the state every ``save_every_s`` seconds, at the end of a window.
+    `WINDOW` steps, means over the window; qc is σ² L_QC, over the steps that were regularised, and
+    None without regulariser. After every step at which ``due()`` holds, ``save`` is called with the
+    state.
 
     Raises:
-        ArithmeticError: loss or gradient is not finite.
+        ArithmeticError: loss or gradient is not finite. A state that was saved is.
     """
     device = next(model.parameters()).device
     names = checkpoint.names(model)
@@ -82,16 +80,15 @@ def train(
         parameters, training.lr, betas=(training.beta1, 0.999), eps=training.eps
     )
     ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    start, curve = 0, []
+    start, curve, window = 0, [], []
     if state is not None:
         checkpoint.restore(model, state.model, "the state to start from")
         checkpoint.restore_adam(optimiser, model, state)
         ema = {name: tensor.to(device).clone() for name, tensor in state.ema.items()}
         start, curve = state.step, list(state.curve)
+        window = [torch.tensor(row, device=device) for row in state.window]
     order = BatchOrder(len(images), training.batch_size, seed)
     averaged = [ema[name] for name in names]
-    window: list[Tensor] = []
-    saved = time.monotonic()
     model.train()
 
     progress = tqdm(range(start + 1, stop + 1), initial=start, total=stop, mininterval=5.0)
@@ -100,15 +97,18 @@ def train(
         torch.manual_seed(derive(seed, "dropout", step))
         x_0, t, z = draw_batch(images, levels, order(step), training, model, seed, step)
         probes = None
-        if regulariser:
+        if regulariser and step % regulariser.every == 0:
             regularised = regulariser.batch_size or training.batch_size
             shape = (regulariser.probes, regularised, *x_0.shape[1:])
             probes = rademacher(shape, generator(seed, "probes", step)).to(device)
         estimator = regulariser.estimator if regulariser else "trace"
         loss = training_loss(model, x_0.to(device), t.to(device), z.to(device), probes, estimator)
-        dsm = loss.dsm.mean()
-        qc = torch.zeros_like(dsm) if loss.qc is None else loss.qc.mean()
-        total = dsm if regulariser is None else dsm + regulariser.weight * qc
+        total = dsm = loss.dsm.mean()
+        qc = torch.zeros_like(dsm)
+        if loss.qc is not None:
+            qc = loss.qc.mean()
+            # Steps without L_QC are made up for, so that its expected gradient is that of λ L_QC.
+            total = dsm + regulariser.weight * regulariser.every * qc
 
         optimiser.zero_grad()
         total.backward()
@@ -121,22 +121,14 @@ def train(
             torch._foreach_lerp_(averaged, parameters, 1 - decay)
 
         window.append(torch.stack([dsm, qc, grad_norm]).detach())
-        if step % WINDOW and step != stop:
-            continue
-        means = torch.stack(window).mean(0).tolist()
-        window = []
-        for name, value in zip(CURVE_COLUMNS[1:], means, strict=True):
-            if not math.isfinite(value):
-                raise ArithmeticError(
-                    f"training diverged: {name} is {value} within the {WINDOW} steps up to step "
-                    f"{step}"
-                )
-        curve.append([step, means[0], means[1] if regulariser else None, means[2]])
-        progress.set_postfix_str(f"dsm {means[0]:.2f} qc {means[1]:.3g}", refresh=False)
-        if save and step != stop and time.monotonic() - saved > save_every_s:
-            save(_state(step, model, ema, optimiser, curve))
-            saved = time.monotonic()
-    return _state(stop, model, ema, optimiser, curve)
+        if step % WINDOW == 0 or step == stop:
+            curve.append(_row(step, window, regulariser))
+            window = []
+            progress.set_postfix_str(f"dsm {curve[-1][1]:.2f}", refresh=False)
+        if save and step != stop and due():
+            _require_finite(window, step)
+            save(_state(step, model, ema, optimiser, curve, window))
+    return _state(stop, model, ema, optimiser, curve, [])
 
 
 def draw_batch(
@@ -160,13 +152,35 @@ def draw_batch(
     return x_0, t, torch.randn(x_0.shape, generator=draws)
 
 
+def _row(step: int, window: list[Tensor], regulariser: Regulariser | None) -> list:
+    """The row of the curve for the steps of ``window``, which ends at ``step``."""
+    _require_finite(window, step)
+    dsm, qc, grad_norm = torch.stack(window).sum(0).tolist()
+    n = len(window)
+    regularised = step // regulariser.every - (step - n) // regulariser.every if regulariser else 0
+    return [step, dsm / n, qc / regularised if regularised else None, grad_norm / n]
+
+
+def _require_finite(window: list[Tensor], step: int) -> None:
+    """Refuse losses and gradient norms of the steps up to ``step`` that are not finite."""
+    if not window or (values := torch.stack(window)).isfinite().all():
+        return
+    row, column = (~values.isfinite()).nonzero()[0].tolist()
+    raise ArithmeticError(
+        f"training diverged: {CURVE_COLUMNS[1 + column]} is {values[row, column].item()} at step "
+        f"{step - len(window) + 1 + row}"
+    )
+
+
 def _state(
     step: int,
     model: ScoreModel,
     ema: dict[str, Tensor],
     optimiser: torch.optim.Adam,
     curve: list,
+    window: list[Tensor],
 ) -> TrainingState:
     exp_avg, exp_avg_sq = checkpoint.adam_moments(optimiser, model)
     # EMA is kept for parameters only; buffers never change.
-    return TrainingState(step, model.state_dict(), ema, exp_avg, exp_avg_sq, curve=list(curve))
+    rows = [row.tolist() for row in window]
+    return TrainingState(step, model.state_dict(), ema, exp_avg, exp_avg_sq, {}, list(curve), rows)

@@ -1,5 +1,8 @@
 """The training loop: pairing, resume, EMA and the order of batches."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from qcsbm.config import Regulariser, Training
 from qcsbm.losses import training_loss
 from qcsbm.models import build
 from qcsbm.seeding import generator
-from qcsbm.stages.train import _resume
+from qcsbm.stages.train import SavedState
 from qcsbm.training import BatchOrder, train
 
 SHAPE = (1, 4, 4)
@@ -54,26 +57,71 @@ def test_regulariser_of_weight_zero_changes_nothing(images, estimator):
 def test_interrupted_training_ends_in_the_same_bytes(images, tmp_path):
     whole = run(images, 60)
     saved = []
-    run(images, 60, save=saved.append, save_every_s=0.0)
-    assert [state.step for state in saved] == [50]
-    # Tensors of a live model would have gone on changing; a file does not.
-    half = run(images, 50)
-    checkpoint.save(tmp_path / "state.safetensors", half)
-    resumed = run(images, 60, state=checkpoint.load(tmp_path / "state.safetensors"))
-    assert_same(whole, resumed)
-    assert whole.curve == resumed.curve
+
+    def save(state):  # tensors of a live model go on changing, a file does not
+        saved.append(tmp_path / f"{state.step}.safetensors")
+        checkpoint.save(saved[-1], state)
+
+    run(images, 60, save=save, due=iter([False, True] * 30).__next__)
+    assert len(saved) == 30 - 1
+    for path in (saved[3], saved[-1]):  # in the first and in the second window of the curve
+        resumed = run(images, 60, state=checkpoint.load(path))
+        assert_same(whole, resumed)
+        assert whole.curve == resumed.curve and resumed.window == []
 
 
-def test_only_a_state_of_the_same_training_is_resumed(images, tmp_path):
-    path = tmp_path / "state.safetensors"
-    state = run(images, 2)
-    state.spec = {"seed": 3, "init": "a"}
-    checkpoint.save(path, state)
-    assert _resume(path, {"seed": 3, "init": "a"}).step == 2
-    assert _resume(path, {"seed": 3, "init": "b"}) is None
-    assert _resume(tmp_path / "none", state.spec) is None
-    path.write_bytes(b"damaged")
-    assert _resume(path, state.spec) is None
+@pytest.fixture
+def saved(tmp_path):
+    """Where the states of a training from checkpoint "a" are saved."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield SavedState(tmp_path / "step9.state", {"seed": 3, "init": "a"})
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_only_a_state_of_the_same_training_is_resumed(images, saved):
+    assert saved.load() is None
+    saved.save(run(images, 2))
+    assert saved.load().step == 2
+    assert SavedState(saved.last.parent, {"seed": 3, "init": "b"}).load() is None
+    saved.remove()
+    assert saved.load() is None and not saved.last.parent.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged", None])
+def test_a_state_that_cannot_be_used_is_refused_and_the_one_before_taken(
+    images, saved, damage, caplog
+):
+    for step in (2, 3, 4):
+        saved.save(run(images, step))
+    whole = saved.last.read_bytes()
+    saved.last.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    assert saved.load().step == 3
+    assert f"{saved.last}: found no usable checkpoint" in caplog.text
+    saved.previous.write_bytes(b"")
+    assert saved.load() is None
+
+
+def test_sigterm_saves_the_state_and_ends_the_job_as_such(images, saved):
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        run(images, 9, save=saved.save, due=saved.due)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert saved.load().step == 1
+    assert_same(run(images, 9), run(images, 9, state=saved.load()))
+
+
+def test_regulariser_at_every_third_step_has_three_times_the_weight(images):
+    thrice = Regulariser(weight=0.5, estimator="trace", every=3)
+    once = Regulariser(weight=1.5, estimator="trace")
+    assert_same(run(images, 2), run(images, 2, regulariser=thrice))
+    assert_same(
+        run(images, 3, state=run(images, 2), regulariser=thrice),
+        run(images, 3, state=run(images, 2), regulariser=once),
+    )
+    curve = run(images, 60, regulariser=thrice).curve
+    assert curve[0][2] > 0 and curve[1][2] > 0
+    assert run(images, 2, regulariser=thrice).curve[0][2] is None
 
 
 def test_checkpoint_is_the_same_file_twice_and_nothing_else_is_left(images, tmp_path):

@@ -1,32 +1,39 @@
 """Train a model up to one checkpoint, from scratch or from an earlier checkpoint.
 
-While it runs, the state is saved beside the outputs under ``state/``; a job that was killed goes on
-from there and ends in the same bytes.
+While it runs, the state is saved in a folder beside the outputs; a job that was killed goes on from
+there and ends in the same bytes. SIGTERM, which schedulers send ahead of their time limit, and
+SIGINT save it at once and end the job with the status that shells give to such an end.
 """
 
 import argparse
 import csv
 import logging
-from contextlib import suppress
+import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 
 from qcsbm import checkpoint
 from qcsbm.checkpoint import TrainingState
 from qcsbm.config import Regulariser, Training
 from qcsbm.data.splits import describe, open_images
+from qcsbm.device import device
 from qcsbm.files import atomic, sha256
 from qcsbm.models import build
-from qcsbm.provenance import device, recorded
-from qcsbm.stages.arguments import add_data, add_record, add_spec, existing
+from qcsbm.provenance import recorded
+from qcsbm.stages.arguments import add_data, add_output, add_record, add_spec, existing
 from qcsbm.training import CURVE_COLUMNS, train
+
+SAVE_EVERY_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spec(parser)
     add_data(parser)
     parser.add_argument("--init", type=existing, help="checkpoint to start from")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
-    parser.add_argument("--curve", type=Path, required=True, help="learning curve to write, CSV")
+    add_output(parser, "--out", "checkpoint to write")
+    add_output(parser, "--curve", "learning curve to write, CSV")
     add_record(parser)
 
 
@@ -36,16 +43,12 @@ def run(arguments: argparse.Namespace) -> None:
     images = open_images(arguments.data / "train.npy")
     model = build(data.shape, **spec["model"], seed=spec["seed"]).to(device())
     regulariser = spec["protocol"]["regulariser"]
-    saved = arguments.out.parent / "state" / arguments.out.name
     # The file to start from is no part of the specification, yet decides what a state may continue.
     origin = {**spec, "init": sha256(arguments.init) if arguments.init else None}
-    start = _resume(saved, origin)
+    saved = SavedState(arguments.out.with_suffix(".state"), origin)
+    start = saved.load()
     if start is None and arguments.init:
         start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
-
-    def save(state: TrainingState) -> None:
-        state.spec = origin
-        checkpoint.save(saved, state)
 
     inputs = [arguments.data / "train.npy", *([arguments.init] if arguments.init else [])]
     with recorded(arguments.record, "train", spec, inputs) as record:
@@ -59,7 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
             spec["seed"],
             spec["protocol"]["stop"],
             start,
-            save,
+            saved.save,
+            saved.due,
         )
         with atomic(arguments.curve) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
@@ -67,22 +71,58 @@ def run(arguments: argparse.Namespace) -> None:
             writer.writerows(state.curve)
         state.spec, state.curve = spec, []
         checkpoint.save(arguments.out, state)
-    saved.unlink(missing_ok=True)
-    with suppress(OSError):  # other states, or none at all
-        saved.parent.rmdir()
+    saved.remove()
 
 
-def _resume(saved: Path, origin: dict) -> TrainingState | None:
-    """The state that an interrupted job of this very origin left, if any."""
-    if not saved.exists():
+class SavedState:
+    """The last two states of a training that is going on, in a folder of its own.
+
+    A state that cannot be used is refused with a warning, and the one before is taken.
+    """
+
+    def __init__(self, folder: Path, origin: dict):
+        self.last, self.previous = folder / "last.safetensors", folder / "previous.safetensors"
+        self.origin = origin
+        self.saved_at = time.monotonic()
+        self.signal = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: object) -> None:
+        # Half of a step may be done: the state is saved at its end.
+        self.signal = number
+
+    def due(self) -> bool:
+        """Whether the state is to be saved now."""
+        return self.signal is not None or time.monotonic() - self.saved_at > SAVE_EVERY_S
+
+    def save(self, state: TrainingState) -> None:
+        """Save ``state``; exit if a signal asked for the end."""
+        state.spec = self.origin
+        if self.last.exists():
+            self.last.replace(self.previous)
+        checkpoint.save(self.last, state)
+        self.saved_at = time.monotonic()
+        if self.signal is not None:
+            logging.warning("%s: saved step %d", signal.Signals(self.signal).name, state.step)
+            sys.exit(128 + self.signal)
+
+    def load(self) -> TrainingState | None:
+        """The newest state that an interrupted job of this very origin left, if any."""
+        for path in (self.last, self.previous):
+            if not path.exists():
+                continue
+            try:
+                state = checkpoint.load(path)
+            except ValueError as error:
+                logging.warning("%s", error)
+                continue
+            if state.spec == self.origin:
+                logging.info("resuming at step %d", state.step)
+                return state
+            logging.warning("%s: found the state of another training, expected this one's", path)
         return None
-    try:
-        state = checkpoint.load(saved)
-    except ValueError as error:
-        logging.warning("starting over: %s", error)
-        return None
-    if state.spec != origin:
-        logging.warning("starting over: %s was saved by another training", saved)
-        return None
-    logging.info("resuming at step %d", state.step)
-    return state
+
+    def remove(self) -> None:
+        """Remove both states: the training is done."""
+        shutil.rmtree(self.last.parent, ignore_errors=True)
