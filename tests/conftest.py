@@ -1,13 +1,16 @@
 """The workflow as tests run it, and its ci tier, which is run once for all of them."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from qcsbm import cli
+from qcsbm import checkpoint, cli, config, specification
+from qcsbm.models import build
 
 # As in every job: results do not depend on the number of cores, and cores are not fought for.
 torch.set_num_threads(1)
@@ -39,3 +42,41 @@ def ci(tmp_path_factory):
     result = snakemake("all", "--cores", "2", "--configfile", ROOT / "config/ci.yaml", cwd=folder)
     assert result.returncode == 0, result.stderr[-4000:]
     return folder / "results/ci"
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """An experiment with three batches of everything, the last one not full."""
+    document = yaml.safe_load((ROOT / "config/ci.yaml").read_text())
+    document["defaults"]["samplers"] = {"pc": {"steps": 3, "snr": 0.16, "batch_size": 4}}
+    document["defaults"]["likelihood"] = {
+        "samples": 5,
+        "rtol": 0.1,
+        "atol": 0.1,
+        "batch_size": 2,
+    }
+    digits = document["datasets"]["digits"]
+    digits["quality"] = {"samples": 10, "extractor": "efficientnet_lite0"}
+    digits["asymmetry"] = {
+        "estimator": "probes",
+        "probes": 2,
+        "levels": 3,
+        "samples": 3,
+        "batch_size": 2,
+    }
+    return config.load(document, "test")
+
+
+@pytest.fixture(scope="session")
+def inputs(tiny, tmp_path_factory):
+    """The prepared digits, and a checkpoint of U with random weights."""
+    folder = tmp_path_factory.mktemp("inputs")
+    spec = specification.prepare(tiny, "digits")
+    assert in_process("prepare", "--spec", json.dumps(spec), "--out", folder / "data") == 0
+    spec = specification.train(tiny, "digits", "u", 0, 60)
+    model = build((1, 8, 8), **spec["model"], seed=1)
+    weights = model.state_dict()
+    ema = {name: tensor.clone() for name, tensor in weights.items()}
+    state = checkpoint.TrainingState(60, weights, ema, {}, {}, spec)
+    checkpoint.save(folder / "step60.safetensors", state)
+    return folder

@@ -4,11 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import yaml
-from conftest import ROOT, in_process
+from conftest import in_process
 
-from qcsbm import checkpoint, config, provenance, shards, specification
-from qcsbm.models import build
+from qcsbm import provenance, shards, specification
 
 CELL = ("digits", "u", 0)
 
@@ -26,43 +24,6 @@ def test_every_batch_belongs_to_one_shard_and_shards_are_in_order(n, batches):
 def test_a_shard_that_is_none_is_refused(shard):
     with pytest.raises(ValueError, match=f"shard: found '{shard}', expected one such as"):
         shards.share(shard, 4)
-
-
-@pytest.fixture(scope="module")
-def experiment():
-    """Three batches of everything, the last one not full."""
-    document = yaml.safe_load((ROOT / "config/ci.yaml").read_text())
-    document["defaults"]["samplers"] = {"pc": {"steps": 3, "snr": 0.16, "batch_size": 4}}
-    document["defaults"]["likelihood"] = {
-        "samples": 5,
-        "rtol": 0.1,
-        "atol": 0.1,
-        "batch_size": 2,
-    }
-    digits = document["datasets"]["digits"]
-    digits["quality"] = {"samples": 10, "extractor": "efficientnet_lite0"}
-    digits["asymmetry"] = {
-        "estimator": "probes",
-        "probes": 2,
-        "levels": 3,
-        "samples": 3,
-        "batch_size": 2,
-    }
-    return config.load(document, "test")
-
-
-@pytest.fixture(scope="module")
-def inputs(experiment, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inputs")
-    spec = specification.prepare(experiment, "digits")
-    assert in_process("prepare", "--spec", json.dumps(spec), "--out", folder / "data") == 0
-    spec = specification.train(experiment, *CELL, 60)
-    model = build((1, 8, 8), **spec["model"], seed=1)
-    weights = model.state_dict()
-    ema = {name: tensor.clone() for name, tensor in weights.items()}
-    state = checkpoint.TrainingState(60, weights, ema, {}, {}, spec)
-    checkpoint.save(folder / "step60.safetensors", state)
-    return folder
 
 
 def measure(stage, spec, inputs, folder, n):
@@ -87,9 +48,9 @@ def measure(stage, spec, inputs, folder, n):
 
 
 @pytest.mark.parametrize("stage", ["sample", "likelihood", "asymmetry"])
-def test_results_do_not_depend_on_the_number_of_shards(stage, experiment, inputs, tmp_path):
+def test_results_do_not_depend_on_the_number_of_shards(stage, tiny, inputs, tmp_path):
     more = ("pc",) if stage == "sample" else ()
-    spec = getattr(specification, stage)(experiment, *CELL, *more)
+    spec = getattr(specification, stage)(tiny, *CELL, *more)
     result, record = measure(stage, spec, inputs, tmp_path, 1)
     for n in (2, 3, 5):
         other, other_record = measure(stage, spec, inputs, tmp_path, n)
@@ -105,14 +66,14 @@ def test_results_do_not_depend_on_the_number_of_shards(stage, experiment, inputs
 
 
 def test_features_and_quality_do_not_depend_on_the_number_of_shards(
-    experiment, inputs, tmp_path, monkeypatch
+    tiny, inputs, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("qcsbm.stages.features.BATCH_SIZE", 4)
     images = tmp_path / "images.npy"
     np.save(images, np.load(inputs / "data" / "test.npy")[:10])
-    spec = json.dumps(specification.features(experiment, "efficientnet_lite0"))
+    spec = json.dumps(specification.features(tiny, "efficientnet_lite0"))
     options = ["--spec", spec, "--data", inputs / "data", "--images", images]
-    quality = json.dumps(specification.quality(experiment, *CELL, "pc"))
+    quality = json.dumps(specification.quality(tiny, *CELL, "pc"))
     found = []
     for n in (1, 2, 5):
         files = [tmp_path / f"{i}-of-{n}.npz" for i in range(1, n + 1)]
@@ -126,10 +87,8 @@ def test_features_and_quality_do_not_depend_on_the_number_of_shards(
     assert {metric["name"]: metric["value"] for metric in found[0]}["precision"] == 1
 
 
-def test_shards_of_different_measurements_are_not_put_together(
-    experiment, inputs, tmp_path, capsys
-):
-    spec = specification.likelihood(experiment, *CELL)
+def test_shards_of_different_measurements_are_not_put_together(tiny, inputs, tmp_path, capsys):
+    spec = specification.likelihood(tiny, *CELL)
     _, _ = measure("likelihood", spec, inputs, tmp_path, 2)
     other = json.loads((tmp_path / "2-of-2.json").read_text())
     other["protocol"]["rtol"] = 0.5
