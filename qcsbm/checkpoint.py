@@ -60,7 +60,14 @@ def load(path: str | Path, step: int | None = None) -> TrainingState:
                 part, _, name = key.partition(".")
                 parts[part][name] = file.get_tensor(key)
         state = TrainingState(**parts, **header)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        json.JSONDecodeError,
+    ) as error:
         raise ValueError(
             f"{path}: found no usable checkpoint ({error}), expected one that training or "
             "import-checkpoint wrote"
@@ -86,13 +93,36 @@ def load_weights(
 
 def restore(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
     """Load ``tensors`` into ``model``; ValueError names the first one that does not fit."""
+    _require(tensors, model.state_dict(), path)
+    model.load_state_dict(tensors)
+
+
+def require_fit(state: TrainingState, model: nn.Module, path: str | Path) -> None:
+    """Raise ValueError, naming the first tensor of ``state`` that does not fit, if one does not."""
     expected = model.state_dict()
+    _require(state.model, expected, path)
+    _require(state.ema, expected, path)
+    if state.exp_avg or state.exp_avg_sq:  # neither before the first step
+        trained = {name: expected[name] for name in names(model)}
+        _require(state.exp_avg, trained, path)
+        _require(state.exp_avg_sq, trained, path)
+
+
+def _require(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: str | Path) -> None:
     for name in sorted(expected.keys() | tensors.keys()):
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
         wanted = tuple(expected[name].shape) if name in expected else "nothing"
         if found != wanted:
             raise ValueError(f"{path}: tensor {name}: found {found}, expected {wanted}")
-    model.load_state_dict(tensors)
+        if tensors[name].dtype != expected[name].dtype:
+            raise ValueError(
+                f"{path}: tensor {name}: found {tensors[name].dtype}, expected "
+                f"{expected[name].dtype}"
+            )
+        if not tensors[name].isfinite().all():
+            raise ValueError(
+                f"{path}: tensor {name}: found a value that is not finite, expected none"
+            )
 
 
 def names(model: nn.Module) -> list[str]:

@@ -64,19 +64,24 @@ def main(argv: list[str] | None = None) -> int:
         if reason is None:
             module.run(arguments)
             return 0
-    except (ValueError, FileNotFoundError) as error:
-        print(f"qcsbm {arguments.stage}: {error}", file=sys.stderr)
+    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        _say(arguments.stage, error)
         return 2
     except ArithmeticError as error:
-        print(f"qcsbm {arguments.stage}: {error}", file=sys.stderr)
+        _say(arguments.stage, error)
         if not outputs:
             return 1
         reason = str(error)
     except OSError as error:
-        print(f"qcsbm {arguments.stage}: {error}", file=sys.stderr)
+        _say(arguments.stage, error)
         return 1
     failure.write(outputs, reason, arguments.spec)
     return 0
+
+
+def _say(stage: str, error: Exception) -> None:
+    # Names of files and messages of libraries may have line breaks.
+    print(f"qcsbm {stage}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _inputs(arguments: argparse.Namespace, outputs: list[Path]) -> list[Path]:

@@ -42,6 +42,8 @@ Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[Whole, Field(gt=0)]
+# It stands in tables and pictures.
+Label = Annotated[str, Field(pattern=r"^[^\r\n]*$")]
 Weights = Literal["ema", "raw"]
 # A single folder, so that no name leads out of the one where datasets are.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -170,7 +172,7 @@ class Asymmetry(Closed):
 class Cell(Closed):
     """Everything that one dataset × method needs, for any seed."""
 
-    label: str
+    label: Label
     parameterisation: Literal["score", "energy"]
     residual: bool = False
     regulariser: Regulariser | None = None
@@ -277,7 +279,7 @@ class Classifier(Closed):
 
 
 class Dataset(Closed):
-    label: str
+    label: Label
     data: Annotated[Data, Field(discriminator="source")]
     seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = None
     classifier: Classifier | None = None
@@ -396,7 +398,7 @@ def read(path: str | Path) -> Experiment:
     """
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise ConfigError(f"{path}: found no YAML, expected an experiment file") from None
     return load(config, str(path))
 
@@ -426,7 +428,7 @@ def load(config: dict, source: str) -> Experiment:
 
     datasets, cells = {}, {}
     for name, raw in document.datasets.items():
-        datasets[name] = _parse(
+        datasets[name] = parse(
             Dataset, source, [(f"datasets.{name}", {k: raw[k] for k in _own(raw)})]
         )
         overrides = raw.get("methods", {})
@@ -435,8 +437,14 @@ def load(config: dict, source: str) -> Experiment:
                 f"{source}: datasets.{name}.methods: found {_short(overrides)}, expected some of "
                 f"the methods {', '.join(document.methods)}"
             )
+        for method, override in overrides.items():
+            if not isinstance(override, dict):
+                raise ConfigError(
+                    f"{source}: datasets.{name}.methods.{method}: found {_short(override)}, "
+                    "expected a mapping of keys"
+                )
         for method, row in document.methods.items():
-            cells[name, method] = _parse(
+            cells[name, method] = parse(
                 Cell,
                 source,
                 [
@@ -602,7 +610,7 @@ def _init_from_inconsistencies(
             )
 
 
-def _parse(model: type[Closed], source: str, layers: list[tuple[str, dict]]) -> Any:
+def parse(model: type[Closed], source: str, layers: list[tuple[str, dict]]) -> Any:
     """Merge ``layers`` of (key path, mapping), later ones winning, into a ``model``."""
     merged: dict = {}
     for _, layer in layers:
@@ -634,13 +642,14 @@ def _sentence(
     present = path[:-1] if first["type"] == "missing" else path
     layer = next((name for name, raw in reversed(layers) if _has(raw, present)), layers[-1][0])
     key = ".".join([layer, *path] if layer else path)
+    where = f"{source}: {key}" if key else source
     expected = first["msg"][0].lower() + first["msg"][1:]
     if first["type"] == "extra_forbidden":
         known = ", ".join(_known_keys(model, first["loc"][:-1]))
-        return f"{source}: {key}: found an unknown key, expected one of {known}"
+        return f"{where}: found an unknown key, expected one of {known}"
     if first["type"] == "missing":
-        return f"{source}: {key}: found nothing, expected a value"
-    return f"{source}: {key}: found {_short(first['input'])}, expected: {expected}"
+        return f"{where}: found nothing, expected a value"
+    return f"{where}: found {_short(first['input'])}, expected: {expected}"
 
 
 def _known_keys(model: type[Closed], path: tuple) -> list[str]:

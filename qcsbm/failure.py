@@ -38,7 +38,7 @@ def read(path: Path) -> str | None:
             return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))[KEY]
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError(f"{path}: found half of a reason, expected a file or a reason") from None
 
 

@@ -2,10 +2,10 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from qcsbm.data.npy import read_array
 from qcsbm.files import atomic
 
 
@@ -27,13 +27,22 @@ def write(path: str | Path, features: Features) -> None:
 
 def read(path: str | Path) -> Features:
     """Read what `write` wrote; ValueError if the file holds anything else."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Features(
-                arrays["features"],
-                arrays["logits"],
-                str(arrays["extractor_sha256"]),
-                str(arrays["images_sha256"]),
+    found = Features(
+        read_array(path, "features"),
+        read_array(path, "logits"),
+        str(read_array(path, "extractor_sha256")),
+        str(read_array(path, "images_sha256")),
+    )
+    for name in ("features", "logits"):
+        array = getattr(found, name)
+        if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():
+            raise ValueError(
+                f"{path}: found {name} of {array.dtype} and shape {array.shape}, expected finite "
+                "float32 numbers in a row per image"
             )
-    except (ValueError, KeyError, EOFError, BadZipFile, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: found no features ({error}), expected an .npz of them") from None
+    if len(found.features) != len(found.logits):
+        raise ValueError(
+            f"{path}: found features of {len(found.features)} images and logits of "
+            f"{len(found.logits)}, expected as many of both"
+        )
+    return found

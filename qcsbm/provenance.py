@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
+from pydantic import BaseModel, FiniteFloat, ValidationError
+
 from qcsbm import __version__
 from qcsbm.files import sha256, write_text
 
@@ -136,18 +138,37 @@ def _gpu_cost(start: float) -> dict:
     }
 
 
+class _Metric(BaseModel):
+    name: str
+    value: FiniteFloat
+    stderr: FiniteFloat | None
+    n: int
+    unit: str
+
+
+class _Facts(BaseModel):
+    """What stands in every record; stages add to it."""
+
+    stage: str
+    dataset: str | None = None
+    method: str | None = None
+    seed: int | None = None
+    metrics: list[_Metric]
+    protocol: dict
+
+
 def read_record(path: str | Path) -> dict:
     """A record as it was written, or what stands in its place, see `qcsbm.failure`.
 
     Raises:
         ValueError: the file is no record.
     """
+    text = Path(path).read_bytes()
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        record["stage"], record["metrics"], record["protocol"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        _Facts.model_validate_json(text, strict=True)
+    except ValidationError:
         raise ValueError(f"{path}: found no record of a stage, expected its JSON") from None
-    return record
+    return json.loads(text)
 
 
 def device_name() -> str:

@@ -16,7 +16,7 @@ References:
     https://github.com/chen-hao-chao/qcsbm (real_world/utils.py)
 """
 
-import pickle
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +58,17 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file holds more than tensors and plain values, is not in this layout, or
-            has missing, unexpected or wrongly shaped tensors.
+            has missing, unexpected or wrongly shaped tensors or values that are not finite.
     """
     contents = _load(Path(path))
     model = _entry(contents, path, dict, "model")
     shadow = _entry(contents, path, list, "ema", "shadow_params")
     step_keys = ("step",) if "step" in contents else ("ema", "num_updates")
     step = _entry(contents, path, int, *step_keys)
+    if not 0 <= step < 2**63:
+        raise ValueError(f"{path}: step: found another number, expected a number of steps")
 
+    model = {str(name): tensor for name, tensor in model.items()}
     if all(name.startswith("module.") for name in model):
         model = {name.removeprefix("module."): tensor for name, tensor in model.items()}
     model = {name: tensor for name, tensor in model.items() if name != "sigmas"}
@@ -110,7 +113,7 @@ def _moments(contents: dict, path: str | Path, names: list[str]) -> dict[str, di
         return moments
     state = _entry(contents, path, dict, "optimizer", "state")
     for number in state:
-        if number not in range(len(names)):
+        if type(number) is not int or number not in range(len(names)):
             raise ValueError(
                 f"{path}: optimizer.state: found parameter {number}, expected numbers below "
                 f"{len(names)}, the number of parameters"
@@ -194,20 +197,21 @@ def _load(path: Path) -> dict:
     allowed = [np.dtype, np.dtypes.Float64DType]
     allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
-        with torch.serialization.safe_globals(allowed):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # Damaged files lead the unpickler to almost any exception.
+    except Exception as error:
         raise ValueError(
             f"{path}: not loaded, expected a PyTorch file of tensors and plain values only"
         ) from error
-    return contents
 
 
 def _entry(contents: object, path: str | Path, kind: type, *keys: str | int) -> object:
     """What the file holds under ``keys``; ValueError unless that is a ``kind``."""
     for key in keys:
         contents = contents.get(key) if isinstance(contents, dict) else None
-    if not isinstance(contents, kind):
+    if type(contents) is bool or not isinstance(contents, kind):
         found = "nothing" if contents is None else type(contents).__name__
         raise ValueError(
             f"{path}: {'.'.join(map(str, keys))}: found {found}, expected {kind.__name__}"
@@ -216,7 +220,7 @@ def _entry(contents: object, path: str | Path, kind: type, *keys: str | int) -> 
 
 
 def _require(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: str) -> None:
-    """ValueError unless the tensors have exactly the expected names and shapes."""
+    """ValueError unless tensors have exactly the expected names and shapes and finite values."""
     found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()}
     faults = {
         "missing": [name for name in shapes if name not in found],
@@ -226,12 +230,23 @@ def _require(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], whe
             for name, shape in shapes.items()
             if found.get(name, shape) != shape
         ],
+        "without finite floating-point numbers": [
+            name
+            for name, shape in shapes.items()
+            if found.get(name) == shape and not _is_finite(tensors[name])
+        ],
     }
     if any(faults.values()):
         raise ValueError(
             f"{where} does not fit the network: "
             + "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a dense one in memory, of finite floating-point numbers."""
+    dense = tensor.layout == torch.strided and tensor.is_cpu
+    return dense and tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def _some(names: list[str], shown: int = 5) -> str:

@@ -8,9 +8,10 @@ number of batches, or be smaller.
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+
+from qcsbm.data.npy import read_array
 
 
 def share(shard: str, batches: int) -> range:
@@ -33,8 +34,4 @@ def read(paths: Iterable[Path], names: Iterable[str]) -> Iterator[tuple[np.ndarr
         ValueError: a file does not hold them.
     """
     for path in paths:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                yield tuple(arrays[name] for name in names)
-        except (ValueError, KeyError, EOFError, BadZipFile, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: found no shard ({error}), expected its .npz") from None
+        yield tuple(read_array(path, name) for name in names)

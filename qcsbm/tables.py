@@ -250,7 +250,11 @@ def _beside_the_paper(block: Block) -> Section:
     return Section(f"{block.label}: beside the paper", headings, rows, left=2)
 
 
-LATEX = {"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "---", "⁺": "$^+$"}
+LATEX = {
+    **{"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "---", "⁺": "$^+$"},
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+}
 
 
 def latex(blocks: list[Block]) -> str:
@@ -269,9 +273,7 @@ def latex(blocks: list[Block]) -> str:
 
 
 def _latex(text: str) -> str:
-    for character, command in LATEX.items():
-        text = text.replace(character, command)
-    return text
+    return text.translate(str.maketrans(LATEX))
 
 
 def flat(blocks: list[Block]) -> pd.DataFrame:

@@ -180,6 +180,9 @@ def _state(
     curve: list,
     window: list[Tensor],
 ) -> TrainingState:
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ArithmeticError(f"training diverged: {name} is not finite after step {step}")
     exp_avg, exp_avg_sq = checkpoint.adam_moments(optimiser, model)
     # EMA is kept for parameters only; buffers never change.
     rows = [row.tolist() for row in window]

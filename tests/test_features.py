@@ -308,5 +308,5 @@ def test_features_survive_their_file_and_others_are_refused(tmp_path):
     np.testing.assert_array_equal(again.features, kept.features)
     assert (again.extractor_sha256, again.images_sha256) == ("a", "b")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="f.npz: found no features"):
+    with pytest.raises(ValueError, match="f.npz: found nothing usable"):
         read(path)

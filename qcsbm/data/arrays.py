@@ -14,6 +14,7 @@ from qcsbm.data.local import dataset_folder, require_file, shuffled
 from qcsbm.data.npy import read_array
 from qcsbm.data.splits import SPLITS, Split, Splits
 
+LARGEST_LABEL = 2**16 - 1  # a network that classifies has an output for each smaller one
 TO_NCHW = {
     "nhw": lambda images: images[:, None],
     "nhwc": lambda images: images.transpose(0, 3, 1, 2),
@@ -27,7 +28,7 @@ def arrays(config: Arrays) -> Splits:
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged, or holds anything but uint8 images with 1 or 3 channels or
-            anything but one label ≥ 0 for each of them.
+            anything but one label from 0 to `LARGEST_LABEL` for each of them.
     """
     folder = dataset_folder(config.name)
     return shuffled(folder, config, {name: _read(folder, name, config) for name in SPLITS})
@@ -49,10 +50,10 @@ def _images(path: Path, key: str | None, layout: str) -> np.ndarray:
     """Images (N, C, H, W)."""
     require_file(path, "the images of a split, or an .npz file of that name")
     images = read_array(path, key)
-    if images.dtype != np.uint8 or images.ndim != len(layout):
+    if images.dtype != np.uint8 or images.ndim != len(layout) or not images.size:
         raise ValueError(
             f"{path}: found {images.dtype} of shape {images.shape}, expected uint8 with the axes "
-            f"{layout}"
+            f"{layout}, of at least one pixel"
         )
     images = TO_NCHW[layout](images)
     if images.shape[1] not in (1, 3):
@@ -65,9 +66,10 @@ def _images(path: Path, key: str | None, layout: str) -> np.ndarray:
 def _labels(path: Path, key: str | None) -> np.ndarray:
     require_file(path, "the labels of a split")
     labels = read_array(path, key)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels < 0).any():
+    whole = labels.ndim == 1 and labels.dtype.kind in "iu"
+    if not whole or not ((labels >= 0) & (labels <= LARGEST_LABEL)).all():
         raise ValueError(
             f"{path}: found labels of {labels.dtype} and shape {labels.shape}, expected a list of "
-            "whole numbers from 0"
+            f"whole numbers from 0 to {LARGEST_LABEL}"
         )
     return labels

@@ -14,8 +14,15 @@ from qcsbm.data.splits import Split, Splits
 
 
 def digits(config: Digits) -> Splits:
-    """A stratified split with ``config.test`` test images, the same for every seed."""
+    """A stratified split with ``config.test`` test images, the same for every seed.
+
+    Raises:
+        ValueError: one of the splits would have fewer images than there are digits.
+    """
     bunch = load_digits()
+    classes, largest = len(bunch.target_names), len(bunch.target) - len(bunch.target_names)
+    if not classes <= config.test <= largest:
+        raise ValueError(f"data.test: found {config.test}, expected {classes} to {largest}")
     images = bunch.images.astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)
     train_x, test_x, train_y, test_y = train_test_split(

@@ -5,6 +5,7 @@ References:
     https://www.w3.org/TR/png-3/
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from qcsbm.data.local import LEVELS, dataset_folder, random_order
 from qcsbm.data.splits import SPLITS, Split, Splits
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-KIND = slice(24, 26)  # where a PNG file says its bit depth and colour type
+HEADER = slice(12, 16)  # where a PNG file says that its header follows
+KIND = slice(24, 26)  # and where its bit depth and colour type
 KINDS = (bytes([8, 0]), bytes([8, 2]))  # grey and RGB
 
 
@@ -31,14 +33,8 @@ def folder(config: Folder) -> Splits:
         paths = _files(dataset_folder(config.name) / name)
         images = []
         for i in random_order(len(paths), getattr(config, name), name):
-            image = _read(paths[i])
-            shape = shape or image.shape
-            if image.shape != shape:
-                raise ValueError(
-                    f"{paths[i]}: found an image of shape {image.shape}, expected {shape} like the "
-                    "others"
-                )
-            images.append(image)
+            images.append(_read(paths[i], shape))
+            shape = images[-1].shape
         splits[name] = Split(np.stack(images), np.full(len(images), -1, dtype=np.int64))
     return Splits(**splits, levels=LEVELS)
 
@@ -52,26 +48,37 @@ def _files(split: Path) -> list[Path]:
         )
     paths = sorted(path for path in split.iterdir() if not path.name.startswith("."))
     for path in paths:
-        if path.suffix.lower() != ".png":
+        if path.suffix.lower() != ".png" or not path.is_file():
             raise ValueError(
-                f"{path}: found another name, expected nothing but *.png in the folder"
+                f"{path}: found something else, expected nothing but *.png files in the folder"
             )
     return paths
 
 
-def _read(path: Path) -> np.ndarray:
-    """The pixels (C, H, W) of a PNG file."""
+def _read(path: Path, expected: tuple[int, ...] | None) -> np.ndarray:
+    """The pixels (C, H, W) of a PNG file, which are decoded only if their shape is ``expected``."""
     with path.open("rb") as file:
         header = file.read(KIND.stop)
     # Pillow would convert 16 bits per channel to 8 without a word.
-    if not header.startswith(SIGNATURE) or header[KIND] not in KINDS:
+    described = header.startswith(SIGNATURE) and header[HEADER] == b"IHDR"
+    if not described or header[KIND] not in KINDS:
         raise ValueError(
             f"{path}: found another kind of file, expected a PNG image, grey or RGB, with 8 bits "
             "per channel"
         )
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                image.verify()  # after which it can only be opened again
+            with Image.open(path, formats=["PNG"]) as image:
+                shape = (len(image.getbands()), image.height, image.width)
+                pixels = np.asarray(image) if expected in (None, shape) else None
+    # Damaged files lead Pillow to almost any exception.
+    except Exception as error:
         raise ValueError(f"{path}: found a damaged image ({error}), expected a PNG") from None
+    if pixels is None:
+        raise ValueError(
+            f"{path}: found an image of shape {shape}, expected {expected} like the others"
+        )
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

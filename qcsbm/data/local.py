@@ -71,7 +71,8 @@ def shuffled(folder: Path, config: FromFiles, splits: dict[str, Split]) -> Split
     """Random subsets, in random order, of the ``splits`` read from ``folder``.
 
     Raises:
-        ValueError: images of both splits differ in shape, or images and labels in number.
+        ValueError: images have no pixels or differ in shape between the splits, or images and
+            labels differ in number.
     """
     chosen = {}
     for name in SPLITS:
@@ -84,6 +85,8 @@ def shuffled(folder: Path, config: FromFiles, splits: dict[str, Split]) -> Split
         order = random_order(len(images), getattr(config, name), name)
         chosen[name] = Split(images[order], labels[order].astype(np.int64))
     train, test = (chosen[name].images.shape[1:] for name in SPLITS)
+    if 0 in train:
+        raise ValueError(f"{folder}: found images of shape {train}, expected some with pixels")
     if train != test:
         raise ValueError(
             f"{folder}: found test images of shape {test}, expected that of the training images, "

@@ -13,15 +13,18 @@ import numpy as np
 from numpy.lib import format as npy
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+INFLATION = 1032  # bytes that deflate makes of one, at most
 
 
-def read_array(path: Path, key: str | None = None) -> np.ndarray:
+def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     """The array in a .npy file, memory-mapped, or the array ``key`` of an .npz file.
 
     Raises:
         ValueError: there is no such array, it holds Python objects, or its header does not fit the
             length of the file, which is found out before memory is taken.
     """
+    path = Path(path)
     try:
         if key is None:
             with path.open("rb") as file:
@@ -29,14 +32,21 @@ def read_array(path: Path, key: str | None = None) -> np.ndarray:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{key}.npy")
+            # The directory of the archive, too, may announce more than there is.
+            if (
+                member.compress_type not in COMPRESSIONS
+                or member.file_size > INFLATION * path.stat().st_size
+            ):
+                raise ValueError(f"{member.file_size} bytes that deflate cannot have packed")
             with archive.open(member) as file:
                 _check_header(file, member.file_size)
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[key]
+            with archive.open(member) as file:
+                return npy.read_array(file, allow_pickle=False)
     # Damaged headers and archives lead NumPy and zipfile to almost any exception.
     except Exception as error:
+        reason = str(error).partition("\n")[0]
         expected = "a NumPy array" if key is None else f"an .npz file with an array {key!r}"
-        raise ValueError(f"{path}: found nothing usable ({error}), expected {expected}") from None
+        raise ValueError(f"{path}: found nothing usable ({reason}), expected {expected}") from None
 
 
 def _check_header(file: BinaryIO, size: int) -> None:

@@ -3,9 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import pydantic
+from pydantic import Field, PositiveInt
 
+from qcsbm.data.npy import read_array
 from qcsbm.files import atomic, sha256, write_text
 
 SPLITS = ("train", "test")
@@ -28,13 +32,13 @@ class Splits:
     levels: int
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class Description:
     """What `data.json` says of a prepared dataset."""
 
-    shape: tuple[int, int, int]
-    levels: int
-    classes: int
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    levels: Annotated[int, Field(ge=2, le=256)]
+    classes: Annotated[int, Field(ge=0)]
 
 
 def write(folder: str | Path, splits: Splits) -> None:
@@ -55,9 +59,41 @@ def write(folder: str | Path, splits: Splits) -> None:
 
 
 def describe(folder: str | Path) -> Description:
-    """The description of the dataset prepared in ``folder``."""
-    raw = json.loads((Path(folder) / "data.json").read_text())
-    return Description(tuple(raw["shape"]), raw["levels"], raw["classes"])
+    """The description of the dataset prepared in ``folder``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file holds something else.
+    """
+    path = Path(folder) / "data.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: found no such file, expected that of a prepared dataset")
+    try:
+        return pydantic.TypeAdapter(Description).validate_json(path.read_bytes(), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "JSON"
+        raise ValueError(
+            f"{path}: found another {place} ({first['msg']}), expected the description of a "
+            "prepared dataset"
+        ) from None
+
+
+def read(folder: str | Path, name: str) -> Split:
+    """The split ``name`` of the dataset prepared in ``folder``, memory-mapped.
+
+    Raises:
+        ValueError: a file holds something else, or there is not a label for each image.
+    """
+    images = open_images(Path(folder) / f"{name}.npy")
+    path = Path(folder) / f"{name}_labels.npy"
+    labels = read_array(path)
+    if labels.dtype != np.int64 or labels.shape != (len(images),):
+        raise ValueError(
+            f"{path}: found {labels.dtype} of shape {labels.shape}, expected int64 of shape "
+            f"{(len(images),)}, a label for each image"
+        )
+    return Split(images, labels)
 
 
 def open_images(path: str | Path) -> np.ndarray:
@@ -66,10 +102,7 @@ def open_images(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: the file holds something else.
     """
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: found no NumPy array ({error}), expected images") from None
+    images = read_array(path)
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(
             f"{path}: found {images.dtype} of shape {images.shape}, expected uint8 images of shape "

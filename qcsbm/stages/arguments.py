@@ -8,11 +8,18 @@ from qcsbm.config import Experiment, read
 from qcsbm.data.splits import describe
 
 
-def json_object(text: str) -> dict:
+class Specification(dict):
+    """What a job must know; a key that is not there is bad input, not a mistake of the stage."""
+
+    def __missing__(self, key: str) -> None:
+        raise ValueError(f"specification: found no {key!r}, expected what the workflow says")
+
+
+def json_object(text: str) -> Specification:
     """The specification, as it stands in a job's command line."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json.loads(text, object_hook=Specification)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"found no JSON ({error}), expected an object") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"found {text[:40]}, expected a JSON object")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from qcsbm.config import Dataset
+from qcsbm.config import Dataset, parse
 from qcsbm.data import splits
 from qcsbm.data.sources import SOURCES
 from qcsbm.stages.arguments import add_spec
@@ -15,5 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    data = Dataset.model_validate({"label": "", "data": arguments.spec["data"]}).data
+    document = {"label": "", "data": arguments.spec["data"]}
+    data = parse(Dataset, "specification", [("", document)]).data
     splits.write(arguments.out, SOURCES[data.source](data))

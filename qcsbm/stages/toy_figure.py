@@ -3,13 +3,14 @@
 import argparse
 from pathlib import Path
 
-import numpy as np
-
+from qcsbm.data.npy import read_array
 from qcsbm.experiments import toy
 from qcsbm.figures import style
 from qcsbm.figures import toy as pictures
 from qcsbm.stages.arguments import add_spec, existing
 from qcsbm.stages.toy import FIELD_TIME, data
+
+FIELD = ("x", "score", "curl", "samples")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,6 @@ def run(arguments: argparse.Namespace) -> None:
     density = toy.oracle(spec["dataset"], points)
     models = {}
     for method, path in zip(toy.METHODS, arguments.fields, strict=True):
-        with np.load(path, allow_pickle=False) as file:
-            models[method] = dict(file)
+        models[method] = {name: read_array(path, name) for name in FIELD}
     exact = pictures.exact_field(density, FIELD_TIME, models["u"]["x"])
     style.save(pictures.examples(exact, points.numpy(), models), arguments.figure)

@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     start = saved.load()
     if start is None and arguments.init:
         start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
+        checkpoint.require_fit(start, model, arguments.init)
 
     inputs = [arguments.data / "train.npy", *([arguments.init] if arguments.init else [])]
     with recorded(arguments.record, "train", spec, inputs) as record:

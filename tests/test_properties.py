@@ -1,0 +1,252 @@
+"""Properties that hold for any input, on inputs that Hypothesis makes up."""
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from qcsbm.autodiff import vjp_jvp
+from qcsbm.config import load
+from qcsbm.conservativeness import (
+    ESTIMATORS,
+    antisymmetric_estimate,
+    exact_asymmetry,
+    qc_loss,
+    trace_estimate,
+)
+from qcsbm.data.quantisation import dequantise, quantise, to_unit
+from qcsbm.seeding import derive, generator
+from qcsbm.tables import format_value
+from qcsbm.training import BatchOrder
+
+modestly = settings(max_examples=60, deadline=None, derandomize=True)
+
+CONFIG = Path(__file__).parents[1] / "config/ci.yaml"
+
+
+# --- configuration ---
+
+fractions = st.floats(0, 1, exclude_max=True)
+counts = st.integers(1, 10**6)
+networks = st.fixed_dictionaries(
+    {
+        "nf": counts,
+        "ch_mult": st.lists(counts, min_size=1, max_size=5),
+        "num_res_blocks": counts,
+        "attn_resolutions": st.lists(counts, max_size=3),
+        "dropout": fractions,
+        "fir": st.booleans(),
+        "resblock": st.sampled_from(["biggan", "ddpm"]),
+        "progressive": st.sampled_from(["none", "output_skip", "residual"]),
+        "fourier_scale": st.floats(0, exclude_min=True, allow_infinity=False),
+        "init_scale": st.floats(0, allow_infinity=False),
+    }
+)
+labels = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
+regularisers = st.fixed_dictionaries(
+    {
+        "weight": st.floats(0, allow_infinity=False),
+        "probes": counts,
+        "estimator": st.sampled_from(["trace", "antisymmetric"]),
+        "batch_size": st.none() | st.integers(1, 16),
+    }
+)
+
+
+def document(experiment):
+    """An experiment file that says of every cell all that the experiment does."""
+    datasets = {
+        name: dataset.model_dump()
+        | {"methods": {m: experiment.cells[name, m].model_dump() for m in experiment.methods}}
+        for name, dataset in experiment.datasets.items()
+    }
+    return {
+        "tier": experiment.tier,
+        "seeds": experiment.seeds["digits"],
+        "datasets": datasets,
+        "methods": {method: {} for method in experiment.methods},
+        "tables": {name: table.model_dump() for name, table in experiment.tables.items()},
+        "toy": experiment.toy.model_dump(),
+    }
+
+
+@settings(modestly, max_examples=30)
+@given(networks, regularisers, labels, st.lists(st.integers(0), min_size=1, unique=True))
+def test_experiment_comes_back_from_the_file_that_it_is_written_to(network, row, label, seeds):
+    config = yaml.safe_load(CONFIG.read_text())
+    config["seeds"] = seeds
+    config["datasets"]["digits"]["network"] = network
+    config["methods"]["qc"] |= {"regulariser": row, "label": label}
+    experiment = load(config, "x")
+    assert experiment.cells["digits", "qc"].regulariser.weight == row["weight"]
+    assert experiment.cells["digits", "u"].network.nf == network["nf"]
+    text = yaml.safe_dump(document(experiment), sort_keys=False)
+    assert load(yaml.safe_load(text), "y") == experiment
+
+
+# --- random streams ---
+
+words = st.integers() | st.text()
+addresses = st.tuples(st.integers(), st.lists(words, max_size=4)).map(lambda a: (a[0], *a[1]))
+TRICKY = [
+    (0, "a", 1),
+    (0, "a1"),
+    (0, "a", "1"),
+    (0, 1),
+    (0, "1"),
+    (0, 1, 1),
+    (0, 11),
+    (0,),
+    (0, ""),
+    (0, "", ""),
+    (0, 'a", "1'),
+    (0, "a, 1"),
+    (0, "[0]"),
+    (0, -1),
+    (0, "é"),
+    (0, "e\u0301"),
+]
+
+
+@modestly
+@given(st.lists(addresses, unique=True, max_size=20))
+@example(TRICKY)
+def test_different_addresses_have_different_streams(different):
+    # Among 20 addresses, Pr[two 63-bit seeds coincide by chance] < 2⁸ / 2⁶³.
+    assert len({derive(*address) for address in different}) == len(set(different))
+
+
+# --- numbers in tables ---
+
+magnitudes = st.floats(1e-30, 1e30)
+NUMBER = r"-?\d+(?:\.(\d+))?"
+
+
+def parse(text):
+    """Value, error (None without one), and the unit of the last digit of both."""
+    plain = re.fullmatch(rf"({NUMBER})(?:e(-?\d+))?", text)
+    bracketed = re.fullmatch(rf"\(?({NUMBER}) ± ({NUMBER})\)?(?:e(-?\d+))?", text)
+    assert plain or bracketed, text
+    value, decimals, *rest = (plain or bracketed).groups()
+    scale = 10.0 ** int(rest[-1] or 0)
+    unit = scale * 10.0 ** -len(decimals or "")
+    if plain:
+        return float(value) * scale, None, unit
+    assert len(rest[1] or "") == len(decimals or ""), "both have the same last digit"
+    return float(value) * scale, float(rest[0]) * scale, unit
+
+
+@modestly
+@given(magnitudes, st.sampled_from([-1, 0, 1]), st.none() | st.just(0.0) | magnitudes)
+@example(9999.7, 1, None)
+@example(1.2345, 1, None)
+@example(0.99951, -1, 0.0095)
+@example(9.9996e7, 1, 0.95e4)
+def test_number_in_a_table_is_the_value_to_half_its_last_digit(magnitude, sign, stderr):
+    mean = sign * magnitude
+    # What is shown beside an error has at most 17 digits, as a float has.
+    assume(not stderr or 1e-12 < stderr / max(magnitude, 1e-3) < 1e12)
+    value, error, unit = parse(format_value(mean, stderr))
+    slack = 0.5 * unit + 1e-12 * abs(mean)
+    assert abs(value - mean) <= slack
+    if not stderr:
+        assert error is None
+        # Three digits at least, of which the last is the unit.
+        assert mean == value or unit <= abs(mean) / 99
+    else:
+        assert abs(error - stderr) <= 0.5 * unit + 1e-12 * stderr
+        assert error > 0, "no error is rounded away"
+
+
+# --- levels ---
+
+
+@modestly
+@given(st.integers(2, 256), st.integers(0, 2**32))
+def test_every_level_of_any_number_of_levels_round_trips(levels, seed):
+    k = torch.arange(levels, dtype=torch.uint8).expand(64, levels)
+    x = dequantise(k, levels, generator(seed))
+    assert torch.equal(quantise(x, levels, dequantised=True), k)
+    assert ((x > 0) & (x < 1)).all()
+    assert torch.equal(quantise(to_unit(k, levels), levels, dequantised=False), k)
+
+
+# --- estimators of L_QC ---
+
+DTYPES = {torch.float32: 1e-4, torch.float64: 1e-12}  # ≥ 100 roundings of numbers of order 10
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).filter(lambda s: math.prod(s) <= 6)
+
+
+class LinearField:
+    """s = Mx on samples of any ``shape``; J is M everywhere."""
+
+    def __init__(self, shape, batch, dtype, seed):
+        draws = generator(seed)
+        d = math.prod(shape)
+        self.m = torch.randn(d, d, generator=draws, dtype=torch.float64).to(dtype)
+        self.x = torch.randn(batch, *shape, generator=draws, dtype=torch.float64).to(dtype)
+        self.x.requires_grad_()
+        self.v = torch.randint(0, 2, self.x.shape, generator=draws).mul(2).sub(1).to(dtype)
+
+    def __call__(self, x, t=None):
+        return (x.flatten(1) @ self.m.T).reshape(x.shape)
+
+
+fields = st.builds(
+    LinearField, shapes, st.integers(1, 3), st.sampled_from(list(DTYPES)), st.integers(0, 2**32)
+)
+
+
+@modestly
+@given(fields)
+def test_estimates_of_one_probe_differ_by_a_product_with_the_symmetric_part(field):
+    jt_v, j_v = vjp_jvp(field(field.x), field.x, field.v)
+    antisymmetric, trace = antisymmetric_estimate(jt_v, j_v), trace_estimate(jt_v, j_v)
+    assert (antisymmetric >= 0).all() and antisymmetric.shape == (len(field.x),)
+    v, m = field.v.flatten(1), field.m
+    difference = ((v @ (m + m.T) / 2) * (v @ (m - m.T).T)).sum(1)
+    tolerance = DTYPES[field.m.dtype]
+    torch.testing.assert_close(
+        trace, antisymmetric - difference, rtol=tolerance, atol=10 * tolerance
+    )
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@modestly
+@given(fields)
+def test_mean_over_all_sign_vectors_is_the_exact_asymmetry(estimator, field):
+    d = len(field.m)
+    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=d)), dtype=field.m.dtype)
+    probes = signs[:, None].expand(-1, len(field.x), -1).reshape(-1, *field.x.shape)
+    mean = qc_loss(field(field.x), field.x, probes, estimator)
+    exact, _ = exact_asymmetry(field, field.x, torch.ones(len(field.x)))
+    tolerance = DTYPES[field.m.dtype]
+    torch.testing.assert_close(mean, exact, rtol=tolerance, atol=10 * tolerance)
+    a = field.m - field.m.T
+    expected = (a.square().sum() / 2).expand(len(field.x))
+    torch.testing.assert_close(exact, expected, rtol=tolerance, atol=10 * tolerance)
+
+
+# --- the order of batches ---
+
+
+@modestly
+@given(st.integers(1, 40), st.integers(1, 90), st.integers(0), st.randoms())
+def test_every_epoch_has_every_image_once_in_whatever_order_batches_are_asked_for(
+    n, batch_size, seed, random
+):
+    steps = list(range(1, math.ceil(3 * n / batch_size) + 1))
+    random.shuffle(steps)
+    order = BatchOrder(n, batch_size, seed)
+    batches = {step: order(step) for step in steps}
+    assert all(len(batch) == batch_size for batch in batches.values())
+    positions = np.concatenate([batches[step] for step in sorted(batches)])
+    for epoch in range(3):
+        assert sorted(positions[epoch * n : (epoch + 1) * n]) == list(range(n))
