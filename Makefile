@@ -13,9 +13,11 @@ report: all
 
 env: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+# Torch comes without a hash, as its builds differ by machine; everything else is compared.
+$(VENV)/.installed: requirements.lock torch.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --requirement requirements.lock
+	$(BIN)/pip install --no-deps --requirement torch.lock
+	$(BIN)/pip install --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --no-deps --editable .
 	touch $@
 
@@ -30,5 +32,6 @@ lint: env
 
 # Pins that are there stay; `uv pip compile --upgrade …` raises them.
 lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-		--no-header --no-annotate --output-file requirements.lock
+	uv pip compile pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 \
+		--no-header --no-annotate --generate-hashes \
+		--no-emit-package torch --no-emit-package torchvision --output-file requirements.lock
