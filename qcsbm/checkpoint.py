@@ -43,7 +43,19 @@ def save(path: str | Path, state: TrainingState) -> None:
     }
     header = {name: getattr(state, name) for name in ("step", "spec", "curve", "window")}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"qcsbm": json.dumps(header, sort_keys=True)})
+        write_tensors(temporary, tensors, header)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
+    """Write a safetensors file with ``header`` as JSON.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        save_file(tensors, path, metadata={"qcsbm": json.dumps(header, sort_keys=True)})
+    except SafetensorError as error:
+        raise OSError(error) from None
 
 
 def load(path: str | Path, step: int | None = None) -> TrainingState:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from qcsbm.checkpoint import write_tensors
 from qcsbm.data.quantisation import to_unit
 from qcsbm.files import atomic
 from qcsbm.nets.classifier import Classifier
@@ -64,7 +64,7 @@ def save(path: str | Path, model: Classifier) -> None:
     """Write the weights atomically."""
     header = {"channels": model.conv_0.in_channels, "classes": model.head.out_features}
     with atomic(path) as temporary:
-        save_file(model.state_dict(), temporary, metadata={"qcsbm": json.dumps(header)})
+        write_tensors(temporary, model.state_dict(), header)
 
 
 def load(path: str | Path) -> Classifier:

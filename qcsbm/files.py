@@ -15,6 +15,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path in ``path``'s folder that becomes ``path`` when the block succeeds.
 
     The content is on disk before the name is, so that a crash leaves the old file or the new one.
+
+    Raises:
+        OSError: it could not be written, for instance as the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,6 +31,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
         # mkstemp makes private files; results are as readable as the user's umask allows.
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{path}: {error.strerror or error}, expected to write it") from None
     finally:
         temporary.unlink(missing_ok=True)
 
