@@ -21,7 +21,7 @@ STAGES = {
     "train": "train a model up to a checkpoint",
     "describe": "print what an experiment file makes of one dataset and method",
     "import-checkpoint": "convert a published PyTorch checkpoint",
-    "status": "show what is done, running, failed and missing",
+    "status": "show what is done, running, failed, interrupted and missing",
     "sample": "generate a shard of a model's samples",
     "gather_samples": "put the shards of samples together",
     "features": "extract features of images",

@@ -14,6 +14,9 @@ interrupted, and so do not tell whether it runs. Of each job, what holds first d
   like that, too; and a job that was killed without a word seems to run for that long;
 - missing: there is neither.
 
+Logs with a benchmark that is not older are left out: Snakemake writes it when a job ends well, be
+it that of a shard while others wait for their turn.
+
 Progress of a training comes from the last progress bar of its log while it runs, else from the
 state that it would go on from, else from the last checkpoint. A file that vanishes or is damaged
 counts as one that is not there. No torch is imported, as it takes seconds.
@@ -140,13 +143,13 @@ def status(job: Job, now: float) -> Status:
         return Status("failed", reason)
     if records and len(records) == (_shards(records[-1]) or 1):
         return Status("done")
-    logs = _paths(*job.logs)
+    logs = [p for p in _paths(*job.logs) if _modified(p) > _modified(p.with_suffix(".tsv"))]
     for text in map(_tail, logs[::-1]):
         if sentences := SENTENCE.findall(text) or TRACEBACK.findall(text):
             return Status("failed", sentences[-1])
     # A training saves its state before it says that it was interrupted: of equal times, the log's
     # is the later one.
-    signs = _paths(*job.states, *job.logs)
+    signs = sorted([*_paths(*job.states), *logs], key=_modified)
     if not signs:
         return Status("missing")
     alive = now - _modified(signs[-1]) < SILENCE_S and not INTERRUPTED.search(_tail(signs[-1]))

@@ -263,6 +263,17 @@ def test_stages_that_are_split_are_judged_by_their_present_shards(experiment):
     assert of(experiment, "likelihood").state == "done"
 
 
+def test_shards_that_wait_for_their_turn_are_not_interrupted(experiment):
+    whole = bar(1, 2, 5.0) + bar(2, 2, 9.0) + "\n"
+    put(f"logs/{U}/likelihood.1-of-2.log", whole, age=1000)
+    assert of(experiment, "likelihood").state == "interrupted"
+    put(f"logs/{U}/likelihood.1-of-2.tsv", age=1000)
+    assert of(experiment, "likelihood").state == "missing"
+    put(f"logs/{U}/likelihood.2-of-2.log", bar(1, 2, 5.0))
+    put(f"logs/{U}/likelihood.2-of-2.tsv", age=2000)  # of an earlier run
+    assert of(experiment, "likelihood").state == "running"
+
+
 def test_reference_features_are_done_when_every_shard_is(experiment):
     put("logs/digits/features.classifier.train.2-of-2.log")
     put("data/digits/features/classifier.train.1-of-1.npz", age=50)  # of an earlier run
@@ -323,6 +334,7 @@ def test_watching_ends_when_all_is_done_or_has_failed(experiment, monkeypatch, c
     waited = []
 
     def finish(seconds):
+        assert not waited
         waited.append(seconds)
         for job in status.jobs(experiment, "digits"):
             put(job.record.removeprefix("results/ci/").replace("*", "1-of-1"), "{}")
@@ -356,16 +368,19 @@ def test_a_bad_configuration_is_refused(experiment):
     Path("bad.yaml").write_text("tier: [")
     with pytest.raises(ConfigError, match="bad.yaml: found no YAML"):
         stage.run(arguments("--configfile", "bad.yaml"))
-    with pytest.raises(FileNotFoundError, match="gone.yaml"):
-        stage.run(arguments("--configfile", "gone.yaml"))
 
 
-def test_torch_is_not_imported(experiment):
+def test_the_command_imports_no_torch(experiment):
     put_training(U, 0, 40, 1.0, 12.5)
     put_state("last", 45, [])
     code = (
-        "import sys\nfrom qcsbm.stages.status import read, report\n"
-        f"text, _ = report(read('ci.yaml'), {NOW})\n"
-        "assert '45/60' in text and 'torch' not in sys.modules, text"
+        "import sys\nfrom qcsbm.cli import main\n"
+        "assert main(['status', '--configfile', 'ci.yaml']) == 0\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(main(['status', '--configfile', 'gone.yaml']))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "45/60" in result.stdout
+    assert result.stderr.startswith("qcsbm status: ") and "gone.yaml" in result.stderr
