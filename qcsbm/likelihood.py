@@ -17,7 +17,6 @@ References:
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -67,22 +66,22 @@ def log_likelihood(
         ArithmeticError: see `qcsbm.ode.integrate`.
     """
     if divergence == "exact":
-        trace = exact_divergence
+        trace, probes = exact_divergence, ()
     elif divergence == "hutchinson":
-        trace = partial(hutchinson_divergence, v=rademacher(x.shape, probes_generator).to(x))
+        trace, probes = hutchinson_divergence, (rademacher(x.shape, probes_generator).to(x),)
     else:
         raise ValueError(f"divergence: found {divergence!r}, expected 'hutchinson' or 'exact'")
 
-    def flow(t: Tensor, y: Tensor) -> Tensor:
+    def flow(t: Tensor, y: Tensor, *v: Tensor) -> Tensor:
         with torch.enable_grad():
-            x_t = y[:, :-1].reshape(x.shape).detach().requires_grad_()
+            x_t = y[:, :-1].unflatten(1, x.shape[1:]).requires_grad_()
             s = score(x_t, t)
-            div_s = trace(s, x_t)
+            div_s = trace(s, x_t, *v)
         velocity = torch.cat([s.detach().flatten(1), div_s[:, None]], 1)
         return -0.5 * sde.diffusion(t)[:, None] ** 2 * velocity
 
     start = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
-    end = integrate(flow, start, sde.epsilon, 1.0, rtol, atol)
+    end = integrate(flow, start, sde.epsilon, 1.0, rtol, atol, probes)
     return Likelihood(sde.prior_log_prob(end.y[:, :-1]) + end.y[:, -1], end.nfe)
 
 

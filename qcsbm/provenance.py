@@ -22,7 +22,7 @@ from qcsbm import __version__
 from qcsbm.files import sha256, write_text
 
 VARYING = ("cost", "provenance")
-PACKAGES = ("torch", "numpy", "scipy", "torchode", "pandas")
+PACKAGES = ("torch", "numpy", "scipy", "pandas")
 
 
 @dataclass

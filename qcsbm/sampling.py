@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from qcsbm.conservativeness import Score
+from qcsbm.models import ScoreModel
 from qcsbm.ode import integrate
 from qcsbm.sde import VESDE, bcast
 
@@ -39,12 +40,12 @@ class Samples:
 
     ``nfe`` is the count that the paper's tables show: predictor steps of the predictor–corrector
     sampler, or the mean over samples of the evaluations in the ODE. ``network_calls`` counts all
-    calls of the score, each on the whole batch.
+    evaluations of the score at a sample, the mean over samples.
     """
 
     x: Tensor
     nfe: float
-    network_calls: int
+    network_calls: float
 
 
 def reverse_diffusion_step(
@@ -112,6 +113,7 @@ def pc_sample(
 
     if steps < 2:
         raise ValueError(f"steps: found {steps}, expected at least 2")
+    score = _without_tracking(score)
     x = sde.sigma_max * noise()
     for i in range(steps):
         t = _time(sde, x, i, steps)
@@ -149,15 +151,24 @@ def ode_sample(
         ArithmeticError: see `qcsbm.ode.integrate`.
     """
 
+    score = _without_tracking(score)
+
     def drift(t: Tensor, x: Tensor) -> Tensor:
-        return -0.5 * bcast(sde.diffusion(t), x) ** 2 * score(x.view(shape), t).flatten(1)
+        s = score(x.unflatten(1, shape[1:]), t).flatten(1)
+        return -0.5 * bcast(sde.diffusion(t), x) ** 2 * s
 
     x = sde.sigma_max * torch.randn(shape, generator=generator).to(device)
     solution = integrate(drift, x.flatten(1), 1.0, sde.epsilon, rtol, atol)
     x = solution.y.view(shape)
     if denoise:
         x = x + sde.sigma_min**2 * score(x, x.new_full(shape[:1], sde.epsilon))
-    return Samples(x, float(solution.nfe.double().mean()), solution.calls + denoise)
+    nfe = float(solution.nfe.double().mean())
+    return Samples(x, nfe, nfe + denoise)
+
+
+def _without_tracking(score: Score) -> Score:
+    """U's ``score`` under inference mode; any other one may need autograd for its own gradient."""
+    return torch.inference_mode()(score) if type(score) is ScoreModel else score
 
 
 def _time(sde: VESDE, x: Tensor, i: int, n: int) -> Tensor:

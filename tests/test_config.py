@@ -262,7 +262,8 @@ def test_checking_a_configuration_needs_no_torch():
 
 def test_environment_file_and_lock_pin_the_same_versions():
     pin = re.compile(r"^([\w.-]+)==([\w.+]+)", re.MULTILINE)
-    lock = dict(pin.findall((ROOT / "requirements.lock").read_text()))
+    locks = [(ROOT / name).read_text() for name in ("requirements.lock", "torch.lock")]
+    lock = dict(pin.findall("".join(locks)))
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     conda = dict(d.split("=") for d in dependencies if isinstance(d, str) and d != "pip")
     pip = dict(d.split("==") for d in dependencies[-1]["pip"])

@@ -216,8 +216,11 @@ class Attention(nn.Module):
         self.skip_rescale = skip_rescale
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        q, k, v = (layer(h).flatten(2) for layer in (self.query, self.key, self.value))
+        # One convolution for all three takes half the time of three.
+        projections = (self.query, self.key, self.value)
+        weight = torch.cat([layer.weight for layer in projections])
+        bias = torch.cat([layer.bias for layer in projections])
+        q, k, v = F.conv2d(self.norm(x), weight, bias).flatten(2).chunk(3, 1)
         # Fused attention kernels have no second derivative, so the weights are formed explicitly.
         weights = torch.softmax(q.mT @ k * x.shape[1] ** -0.5, -1)
         return combine(x, self.output((v @ weights.mT).view_as(x)), self.skip_rescale)
