@@ -138,11 +138,16 @@ class Samplers(Closed):
 
 
 class Quality(Closed):
-    """Fréchet distance, class score, precision and recall of ``samples`` generated images."""
+    """Fréchet distance, class score, precision and recall of ``samples`` generated images.
+
+    They are compared with the split ``reference``; the Fréchet distance, where ``statistics`` names
+    an .npz of published statistics (``mu``, ``sigma``), with those.
+    """
 
     samples: Annotated[Whole, Field(ge=2)]
     extractor: Literal["classifier", "efficientnet_lite0", "inception"]
     reference: Literal["train", "test"] = "train"
+    statistics: str | None = None
     neighbours: Count = 3
     weights: Weights = "ema"
 

@@ -1,9 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.linalg
 from pytorch_fid.fid_score import calculate_frechet_distance
 from scipy.stats import chi2, ortho_group
 
+from qcsbm.metrics import frechet
 from qcsbm.metrics.frechet import (
     FeatureStatistics,
     feature_statistics,
@@ -13,7 +16,7 @@ from qcsbm.metrics.frechet import (
 
 
 def gaussian(mean, covariance):
-    return FeatureStatistics(np.array(mean, dtype=float), np.array(covariance, dtype=float), 1000)
+    return FeatureStatistics(np.array(mean, dtype=float), np.array(covariance, dtype=float))
 
 
 def correlated(rng, n, d):
@@ -24,7 +27,6 @@ def correlated(rng, n, d):
 def test_statistics_are_numpy_s_mean_and_unbiased_covariance():
     features = correlated(np.random.default_rng(0), 50, 4).astype(np.float32)
     statistics = feature_statistics(features)
-    assert statistics.n == 50
     assert statistics.covariance.dtype == np.float64
     x = features.astype(np.float64)
     np.testing.assert_allclose(statistics.mean, x.mean(0), rtol=1e-13)
@@ -39,6 +41,35 @@ def test_statistics_refuse_one_feature_and_values_that_are_not_finite():
         features[2, 1] = value
         with pytest.raises(ValueError, match="not finite"):
             feature_statistics(features)
+
+
+def test_blocks_change_neither_statistics_nor_standard_error(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = (correlated(rng, 301, 6).astype(np.float32) for _ in range(2))
+    a, b = feature_statistics(x), feature_statistics(y)
+    error = frechet_standard_error(x, a, b)
+    for block in (1, 7, 300):
+        monkeypatch.setattr(frechet, "BLOCK", block)
+        blockwise = feature_statistics(x)
+        # Sums of 301 terms in another order.
+        np.testing.assert_array_equal(blockwise.mean, a.mean)
+        np.testing.assert_allclose(blockwise.covariance, a.covariance, rtol=1e-13, atol=1e-13)
+        assert frechet_standard_error(x, a, b) == pytest.approx(error, rel=1e-13)
+
+
+def test_features_are_never_held_in_float64_as_a_whole(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((20000, 32), dtype=np.float32)
+    b = gaussian(np.ones(32), np.eye(32))
+    monkeypatch.setattr(frechet, "BLOCK", 500)
+    tracemalloc.start()
+    try:
+        frechet_standard_error(x, feature_statistics(x), b)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The influence of each, before and after it is joined and centred, and blocks of 125 KiB; a
+    # copy of the features in float64 would be 8 a feature and dimension.
+    assert peak < 4 * 8 * 20000 + 5 * 8 * 500 * 32 < x.size * 8 / 3
 
 
 def test_distance_of_commuting_gaussians_is_the_closed_form():
@@ -66,6 +97,20 @@ def test_distance_agrees_with_pytorch_fid_on_the_same_features():
     )
     # The peer's square root of a non-symmetric product loses half the digits of its condition.
     assert frechet_distance(a, b) == pytest.approx(peer, rel=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_distance_agrees_with_pytorch_fid_where_eigenvalues_span_twelve_decades():
+    # As those of a network's features do; N = 5 D.
+    rng = np.random.default_rng(0)
+    d = 64
+    mixing = ortho_group.rvs(d, random_state=0) * np.logspace(0, -6, d)
+    x, y = (scale * rng.standard_normal((5 * d, d)) @ mixing.T for scale in (1, 1.5))
+    a, b = feature_statistics(x), feature_statistics(y)
+    assert np.linalg.cond(a.covariance) > 1e11
+    peer = calculate_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    # Roots of the peer's smallest eigenvalues, rounding errors of 1e-16, are wrong by 1e-8 each.
+    assert frechet_distance(a, b) == pytest.approx(peer, rel=1e-6)
 
 
 def test_distance_is_symmetric_and_invariant_under_rotation_and_shift():
@@ -110,6 +155,23 @@ def test_fewer_features_than_dimensions_still_measure_the_mean_and_a_full_covari
     a = gaussian(np.zeros(d), np.diag([4.0] + [0.0] * (d - 1)))
     b = gaussian(np.full(d, 2.0), np.eye(d))
     assert frechet_distance(a, b) == pytest.approx(4 * d + 4 + d - 4, rel=1e-12)
+
+
+def test_distance_of_a_singular_gaussian_in_a_rotated_subspace_is_the_closed_form():
+    # The symmetric root of a null eigenvalue, a rounding error of 1e-16, would be 1e-8.
+    d, r = 60, 20
+    rotation = ortho_group.rvs(d, random_state=0)
+    variances = np.where(np.arange(d) < r, 4.0, 0.0)
+    a = gaussian(np.zeros(d), rotation * variances @ rotation.T)
+    b = gaussian(np.zeros(d), np.eye(d))
+    for distance in (frechet_distance(a, b), frechet_distance(b, a)):
+        assert distance == pytest.approx(4 * r + d - 2 * 2 * r, rel=1e-13)
+
+
+def test_constant_features_have_the_distance_of_a_point():
+    a, b = feature_statistics(np.ones((5, 3))), gaussian([1, 1, 4], np.diag([1, 2, 3]))
+    assert frechet_distance(a, b) == frechet_distance(b, a) == 9 + 6
+    assert frechet_standard_error(np.ones((5, 3)), a, b) == 0
 
 
 def draws_and_errors(draw, b, repeats):
@@ -169,7 +231,7 @@ def test_standard_error_ignores_what_the_reference_varies_by_outside_the_feature
     y = correlated(rng, 300, 40)
     a, b = feature_statistics(x_embedded), feature_statistics(y)
     basis = ortho_group.rvs(40, random_state=0)[:5]
-    b_inside = FeatureStatistics(basis @ b.mean, basis @ b.covariance @ basis.T, b.n)
+    b_inside = FeatureStatistics(basis @ b.mean, basis @ b.covariance @ basis.T)
     expected = frechet_standard_error(x, feature_statistics(x), b_inside)
     assert frechet_standard_error(x_embedded, a, b) == pytest.approx(expected, rel=1e-6)
 

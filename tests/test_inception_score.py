@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from qcsbm.metrics import inception_score as module
 from qcsbm.metrics.inception_score import inception_score
 
 
@@ -51,6 +52,15 @@ def test_score_ignores_a_constant_added_to_a_sample_s_logits():
 def test_score_of_float32_logits_is_computed_in_float64():
     logits = 10 * np.random.default_rng(0).standard_normal((5000, 10)).astype(np.float32)
     assert inception_score(logits) == inception_score(logits.astype(np.float64))
+
+
+def test_score_does_not_depend_on_how_many_samples_are_held_at_a_time(monkeypatch):
+    logits = 3 * np.random.default_rng(0).standard_normal((300, 10)).astype(np.float32)
+    expected = inception_score(logits)
+    for block in (1, 7, 128):
+        monkeypatch.setattr(module, "BLOCK", block)
+        # The marginal is a sum of 300 positive terms in another order.
+        assert inception_score(logits) == pytest.approx(expected, rel=300 * 1e-16)
 
 
 def test_class_that_no_sample_is_given_does_not_matter():

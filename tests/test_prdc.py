@@ -72,26 +72,39 @@ def test_repeated_points_have_empty_balls():
     assert pair(precision_recall(real, real.copy(), k=4)) == (1, 1)
 
 
-@pytest.mark.parametrize("rows", [1, 7, 256])
-def test_shares_do_not_depend_on_the_rows_held_at_a_time(monkeypatch, rows):
-    real, fake = normal(0, 300, 32), normal(1, 257, 32, mean=0.2)
+@pytest.mark.parametrize("block", [7, 64, 256])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shares_do_not_depend_on_the_side_of_the_squares(monkeypatch, block, dtype):
+    real, fake = normal(0, 300, 32).astype(dtype), normal(1, 257, 32, mean=0.2).astype(dtype)
     expected = precision_recall(real, fake)
-    monkeypatch.setattr(prdc, "WORKING_MEMORY_MIB", rows * 300 * 8 / 2**20)
+    assert 0 < expected.precision < 1 and 0 < expected.recall < 1
+    assert pair(expected) == peer(real.astype(float), fake.astype(float), 3)
+    monkeypatch.setattr(prdc, "BLOCK", block)
     assert precision_recall(real, fake) == expected
 
 
-def test_the_full_matrix_of_distances_is_never_held(monkeypatch):
-    n = 3000  # a matrix of 69 MiB
-    real, fake = normal(0, n, 2), normal(1, n, 2)
-    monkeypatch.setattr(prdc, "WORKING_MEMORY_MIB", 4)
+def test_ties_are_strict_in_squares_of_any_side(monkeypatch):
+    # Distances between integers are exact however they are added up.
+    rng = np.random.default_rng(0)
+    real, fake = (rng.integers(0, 9, (70, 2)) + offset for offset in (0, 3))
+    expected = peer(real.astype(float), fake.astype(float), 3)
+    for block in (1, 4, 13, 64, 100):
+        monkeypatch.setattr(prdc, "BLOCK", block)
+        assert pair(precision_recall(real, fake)) == expected
+
+
+def test_neither_distances_nor_float64_features_are_held_whole(monkeypatch):
+    n, d, block = 3000, 256, 250  # distances of 69 MiB; features of 3 MiB, 6 in float64
+    real, fake = normal(0, n, d).astype(np.float32), normal(1, n, d).astype(np.float32)
+    monkeypatch.setattr(prdc, "BLOCK", block)
     tracemalloc.start()
     try:
         precision_recall(real, fake)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # Distances, their squares or their copy for the partition, a mask and the features.
-    assert peak < 4 * 4 * 2**20
+    # Features, their distances and two copies for the partition, 0.5 MiB each; and the radii.
+    assert peak < 4 * 2**20
 
 
 def modes(seed, n, count):

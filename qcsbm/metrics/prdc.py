@@ -11,13 +11,13 @@ References:
     strict inequality; https://arxiv.org/abs/2002.09797
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import pairwise_distances_chunked
 
-# Rows of distances that are held at a time; 50 000 × 50 000 of them would be 20 GB.
-WORKING_MEMORY_MIB = 256
+# Distances are computed in squares of this side; 50 000 × 50 000 of them would be 20 GB.
+BLOCK = 2048
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,14 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> Precisio
             raise ValueError(
                 f"{name} features: found {len(features)}, expected more than k = {k} of them"
             )
-    real, fake = real.astype(np.float64), fake.astype(np.float64)
-    real_radius, fake_radius = _radii(real, k), _radii(fake, k)
-    fake_inside = np.zeros(len(fake), dtype=bool)
-    real_inside = []
-    start = 0
-    for distances in _distances(real, fake):
-        radius = real_radius[start : start + len(distances), None]
-        fake_inside |= (distances < radius).any(0)
-        real_inside.append((distances < fake_radius).any(1))
-        start += len(distances)
-    precision, recall = fake_inside.mean(), np.concatenate(real_inside).mean()
+    real_radius, fake_radius = _squared_radii(real, k), _squared_radii(fake, k)
+    real_inside, fake_inside = np.zeros(len(real), dtype=bool), np.zeros(len(fake), dtype=bool)
+    for rows in _blocks(real):
+        for columns in _blocks(fake):
+            squared = _squared_distances(real[rows], fake[columns])
+            fake_inside[columns] |= (squared < real_radius[rows, None]).any(0)
+            real_inside[rows] |= (squared < fake_radius[columns]).any(1)
+    precision, recall = fake_inside.mean(), real_inside.mean()
     return PrecisionRecall(
         float(precision),
         float(recall),
@@ -60,16 +57,35 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> Precisio
     )
 
 
-def _radii(features: np.ndarray, k: int) -> np.ndarray:
-    """Distance of every feature to its k-th nearest neighbour, itself not counted; (N,)."""
-    # The distance to itself, zero, comes first; a view of the column would keep the whole matrix.
-    return np.concatenate(
-        [
-            np.partition(distances, k, axis=1)[:, k].copy()
-            for distances in _distances(features, features)
-        ]
-    )
+def _squared_radii(features: np.ndarray, k: int) -> np.ndarray:
+    """Squared distance of every feature to its k-th nearest neighbour, itself not counted; (N,)."""
+    # The distance to itself, zero, is the smallest of the k + 1.
+    nearest = np.full((len(features), k + 1), np.inf)
+    blocks = list(_blocks(features))
+    for i, rows in enumerate(blocks):
+        for columns in blocks[i:]:
+            squared = _squared_distances(features[rows], features[columns])
+            nearest[rows] = _smallest(np.hstack([nearest[rows], squared]), k + 1)
+            if columns != rows:
+                nearest[columns] = _smallest(np.hstack([nearest[columns], squared.T]), k + 1)
+    return nearest.max(1)
 
 
-def _distances(x: np.ndarray, y: np.ndarray):
-    return pairwise_distances_chunked(x, y, working_memory=WORKING_MEMORY_MIB)
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """‖x_i − y_j‖² in float64 of ``x`` (N, D) and ``y`` (M, D); (N, M)."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    squared = x @ y.T
+    squared *= -2
+    squared += np.einsum("id,id->i", x, x)[:, None]
+    squared += np.einsum("jd,jd->j", y, y)
+    return squared
+
+
+def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` smallest of each row of ``values``, in any order."""
+    return np.partition(values, count - 1, axis=1)[:, :count]
+
+
+def _blocks(features: np.ndarray) -> Iterator[slice]:
+    for start in range(0, len(features), BLOCK):
+        yield slice(start, start + BLOCK)

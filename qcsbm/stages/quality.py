@@ -5,9 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
+from qcsbm import reference_statistics
 from qcsbm.feature_file import Features, read
+from qcsbm.files import sha256
 from qcsbm.metrics import metric_names
-from qcsbm.metrics.frechet import feature_statistics, frechet_distance, frechet_standard_error
+from qcsbm.metrics.frechet import (
+    FeatureStatistics,
+    feature_statistics,
+    frechet_distance,
+    frechet_standard_error,
+)
 from qcsbm.metrics.inception_score import inception_score
 from qcsbm.metrics.prdc import precision_recall
 from qcsbm.provenance import recorded
@@ -25,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         help="features of real images, all shards",
+    )
+    parser.add_argument(
+        "--statistics", type=existing, help="statistics to take the Fréchet distance to, .npz"
     )
     add_record(parser)
 
@@ -44,7 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
         record.protocol["samples_sha256"] = samples.images_sha256
         record.protocol["reference_sha256"] = reference.images_sha256
         generated = feature_statistics(samples.features)
-        real = feature_statistics(reference.features)
+        if arguments.statistics:
+            real = _published(arguments.statistics, samples)
+            record.protocol["statistics_sha256"] = sha256(arguments.statistics)
+        else:
+            real = feature_statistics(reference.features)
         record.metric(
             distance_name,
             frechet_distance(generated, real),
@@ -57,6 +71,15 @@ def run(arguments: argparse.Namespace) -> None:
         pr = precision_recall(reference.features, samples.features, k=protocol["neighbours"])
         record.metric("precision", pr.precision, pr.precision_stderr, n, "1")
         record.metric("recall", pr.recall, pr.recall_stderr, len(reference.features), "1")
+
+
+def _published(path: Path, samples: Features) -> FeatureStatistics:
+    """The statistics in the file ``path``, which must be of features like those of ``samples``."""
+    statistics = reference_statistics.read(path)
+    found, expected = len(statistics.mean), samples.features.shape[1]
+    if found != expected:
+        raise ValueError(f"{path}: found statistics of {found} features, expected {expected}")
+    return statistics
 
 
 def _joined(paths: list[Path]) -> Features:

@@ -54,6 +54,7 @@ rule quality:
     input:
         samples=sample_features,
         reference=reference_features,
+        statistics=lambda wildcards: cell(wildcards).quality.statistics or [],
     output:
         f"{RUN}/{{sampler}}/quality.json",
     log:
@@ -64,9 +65,12 @@ rule quality:
         "../../environment.yml"
     params:
         spec=spec("quality", "dataset", "method", "seed", "sampler"),
+        statistics=lambda wildcards, input: (
+            ["--statistics", input.statistics] if input.statistics else []
+        ),
     shell:
         "python -m qcsbm quality --spec {params.spec:q} --samples {input.samples:q}"
-        " --reference {input.reference:q} --record {output:q} 2> {log:q}"
+        " --reference {input.reference:q} {params.statistics:q} --record {output:q} 2> {log:q}"
 
 
 rule likelihood:
