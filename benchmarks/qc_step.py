@@ -1,30 +1,52 @@
-r"""Time and variance of the QC training step, against the U step and the published algorithm.
+r"""Time, memory and variance of the QC training step, against U and the published algorithm.
 
-    python benchmarks/qc_step.py [--steps 800] [--repetitions 15] [--draws 200]
+    python benchmarks/qc_step.py [--steps 800] [--repetitions 9] [--draws 100] [--levels 0]
 
 A U-NCSN++ is trained on digits, so that the field is that of a model and not of an initialisation.
 Then the steps are timed in turn (forward, backward, no optimiser), and the total variance of the
 parameter gradient of L_QC, over data, noise, t and probe together, is measured for each estimator:
-:math:`\sum_p Var(g_p)` over independent batches. "published" restates the algorithm of the paper's
-public code: two vector products through the graph, a backward pass of the loss and a second one of
-the first product (https://github.com/chen-hao-chao/qcsbm).
+:math:`V = \sum_p Var(g_p)` over independent batches of B. "published" restates the algorithm of the
+paper's public code: two vector products through the graph, a backward pass of the loss and a second
+one of the first product (https://github.com/chen-hao-chao/qcsbm). Its gradient is that of "trace".
 
-The last line is a JSON object; times are medians in seconds.
+**Cheaper without bias.** Regularising b of the B samples multiplies V by B/b. Regularising every
+m-th step, with m times the weight, costs (m − 1) U + 1 QC per m steps. Over a window of m steps the
+mean of the gradient is then one g, of variance V, where m independent ones would have V/m. Hence a
+setting (b, m) of the antisymmetric estimator has no more variance than the published step, within
+every window of m steps, as long as
+
+.. math:: m B / b \le V_{trace} / V_{antisymmetric}.
+
+The largest such m is timed for every b, in windows of m real steps; the cheapest is the last line's
+``equal_variance``. The schedule must not be random: with weight m and probability 1/m in each step
+the gradient of a step has the second moment m² (V + |M|²)/m, M its mean, so its variance is
+m (V + |M|²) − |M|² and the mean's over the window V + |M|² (1 − 1/m), more than V. All of this is
+about the gradient: Adam and clipping see one step of m times the length in a window.
+
+``--levels n`` also measures V · time with t confined to each of n equal parts of its range.
+The last line is a JSON object; times are medians in seconds of the CPU time of one thread, peak
+memory is that of a process of its own, above what it held before its first step.
 """
 
 import argparse
 import json
+import multiprocessing
 import platform
+import re
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from qcsbm.autodiff import rademacher
 from qcsbm.config import Digits, Training
+from qcsbm.conservativeness import ESTIMATORS
 from qcsbm.data.digits import digits
+from qcsbm.data.splits import Splits
 from qcsbm.losses import training_loss
 from qcsbm.models import ScoreModel, build
 from qcsbm.sde import bcast
@@ -35,6 +57,7 @@ NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dr
 SDE = dict(sigma_min=0.01, sigma_max=5.0)
 TRAINING = Training(batch_size=64, lr=1e-3, warmup=100, ema=0.99, dequantise=True)
 WEIGHT = 1e-2
+B = TRAINING.batch_size
 
 
 def published_step(model: ScoreModel, x_0: Tensor, t: Tensor, z: Tensor, v: Tensor) -> None:
@@ -52,13 +75,30 @@ def published_step(model: ScoreModel, x_0: Tensor, t: Tensor, z: Tensor, v: Tens
 
 
 def our_step(
-    model: ScoreModel, x_0: Tensor, t: Tensor, z: Tensor, v: Tensor, estimator: str | None, b: int
+    model: ScoreModel,
+    x_0: Tensor,
+    t: Tensor,
+    z: Tensor,
+    v: Tensor,
+    estimator: str = "trace",
+    b: int = 0,
+    weight: float = WEIGHT,
 ) -> None:
-    """One step with L_QC by ``estimator`` on the first ``b`` samples; a U step if it is None."""
-    probes = None if estimator is None else v[None, :b]
-    loss = training_loss(model, x_0, t, z, probes, estimator or "trace")
-    total = loss.dsm.mean() if loss.qc is None else loss.dsm.mean() + WEIGHT * loss.qc.mean()
+    """One step with L_QC by ``estimator`` on the first ``b`` samples; a U step without any."""
+    loss = training_loss(model, x_0, t, z, v[None, :b] if b else None, estimator)
+    total = loss.dsm.mean() if loss.qc is None else loss.dsm.mean() + weight * loss.qc.mean()
     total.backward()
+
+
+def window(model: ScoreModel, *batch: Tensor, estimator: str, b: int, every: int) -> None:
+    """``every`` steps, the last of them with L_QC on ``b`` samples and ``every`` times its weight.
+
+    The gradients of the last step are left on the model.
+    """
+    for _ in range(every - 1):
+        our_step(model, *batch)
+        model.zero_grad()
+    our_step(model, *batch, estimator=estimator, b=b, weight=every * WEIGHT)
 
 
 def gradient_of_qc(model: ScoreModel, batch: tuple, v: Tensor, estimator: str) -> Tensor:
@@ -71,7 +111,7 @@ def gradient_of_qc(model: ScoreModel, batch: tuple, v: Tensor, estimator: str) -
     )
 
 
-def total_variance(model: ScoreModel, draw, estimator: str, draws: int) -> float:
+def total_variance(model: ScoreModel, draw: Callable, estimator: str, draws: int) -> float:
     """Σ_p Var(g_p) over ``draws`` independent batches, by a running sum in float64."""
     total = squares = None
     for step in range(draws):
@@ -82,73 +122,122 @@ def total_variance(model: ScoreModel, draw, estimator: str, draws: int) -> float
     return float(((squares - total.square() / draws) / (draws - 1)).sum())
 
 
-def median_times(steps: dict, model: ScoreModel, draw, repetitions: int) -> dict[str, float]:
-    """Median time of each of ``steps``, taken in turn so that drift falls on all alike."""
+def median_times(
+    steps: dict[str, Callable], model: ScoreModel, draw: Callable, repetitions: int
+) -> dict[str, float]:
+    """Median CPU time of each of ``steps``, taken in turn so that drift falls on all alike."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for repetition in range(repetitions + 1):
         batch = draw(repetition)
         for name, step in steps.items():
             model.zero_grad()
-            start = time.perf_counter()
+            start = time.process_time()
             step(model, *batch)
             if repetition:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_memory() -> float:
+    """The largest memory that this process has held so far, in MiB."""
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def added_memory(name: str) -> float:
+    """MiB that two steps called ``name`` add to what loading the data and the model took."""
+    torch.set_num_threads(1)
+    model, _, draw = untrained()
+    batch, before = draw(0), peak_memory()
+    for _ in range(2):
+        model.zero_grad()
+        STEPS[name](model, *batch)
+    return peak_memory() - before
+
+
+def untrained() -> tuple[ScoreModel, Splits, Callable]:
+    """U on digits as it starts, the digits, and batches (x_0, t, z, v) to measure it with.
+
+    ``draw(i, part, parts)`` is the batch number i, its t confined to one of ``parts`` equal parts.
+    """
+    data = digits(Digits(source="digits"))
+    images = data.train.images
+    model = build(images.shape[1:], "score", False, NETWORK, SDE, seed=0)
+    order = BatchOrder(len(images), B, 1)
+
+    def draw(step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, ...]:
+        x_0, t, z = draw_batch(images, data.levels, order(step + 1), TRAINING, model, 1, step)
+        return x_0, (part + t) / parts, z, rademacher(x_0.shape, generator(1, "probes", step))
+
+    return model, data, draw
+
+
+STEPS = {
+    "u": our_step,
+    "published": published_step,
+    "trace": partial(our_step, estimator="trace", b=B),
+    "antisymmetric": partial(our_step, estimator="antisymmetric", b=B),
+}
+
+
+def settings(ratio: float) -> dict[str, tuple[int, int]]:
+    """Names and (b, m) of what is timed besides whole batches in every step.
+
+    Parts of the batch in every step, the whole batch in every second, fourth, … step, and for each
+    b the largest m with m B / b ≤ ``ratio``.
+    """
+    parts = [B >> k for k in range(B.bit_length())]
+    pairs = [(b, 1) for b in parts[1:]]
+    pairs += [(B, 1 << k) for k in range(1, 8) if 1 << k <= ratio]
+    pairs += [(b, int(ratio * b / B)) for b in parts if ratio * b >= B]
+    return {f"b = {b}, m = {m}": (b, m) for b, m in pairs if (b, m) != (B, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=800, help="training steps of U")
-    parser.add_argument("--repetitions", type=int, default=15, help="timed steps of each kind")
-    parser.add_argument("--draws", type=int, default=200, help="batches for the variance")
+    parser.add_argument("--repetitions", type=int, default=9, help="timed steps of each kind")
+    parser.add_argument("--draws", type=int, default=100, help="batches for the variance")
+    parser.add_argument("--levels", type=int, default=0, help="parts of the range of t")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    data = digits(Digits(source="digits"))
-    images = data.train.images
-    model = build(images.shape[1:], "score", False, NETWORK, SDE, seed=0)
-    train(model, images, data.levels, TRAINING, None, 0, arguments.steps)
-    order = BatchOrder(len(images), TRAINING.batch_size, 1)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        memory = dict(zip(STEPS, pool.map(added_memory, STEPS, chunksize=1), strict=True))
+    model, data, draw = untrained()
+    train(model, data.train.images, data.levels, TRAINING, None, 0, arguments.steps)
 
-    def draw(step: int) -> tuple[Tensor, ...]:
-        x_0, t, z = draw_batch(images, data.levels, order(step + 1), TRAINING, model, 1, step)
-        return x_0, t, z, rademacher(x_0.shape, generator(1, "probes", step))
+    variance = {e: total_variance(model, draw, e, arguments.draws) for e in ESTIMATORS}
+    ratio = variance["trace"] / variance["antisymmetric"]
+    cheaper = settings(ratio)
+    windows = {
+        name: partial(window, estimator="antisymmetric", b=b, every=m)
+        for name, (b, m) in cheaper.items()
+    }
+    seconds = median_times(STEPS | windows, model, draw, arguments.repetitions)
+    seconds |= {name: seconds[name] / m for name, (_, m) in cheaper.items()}
+    # As variances of one independent gradient per step, whatever the window.
+    variances = {"published": variance["trace"], **variance}
+    variances |= {n: variance["antisymmetric"] * m * B / b for n, (b, m) in cheaper.items()}
 
-    batch = TRAINING.batch_size
-    parts = [b for b in (32, 16, 8, 4, 2, 1) if b < batch]
-    steps = {
-        "u": partial(our_step, estimator=None, b=0),
-        "published": published_step,
-        "trace": partial(our_step, estimator="trace", b=batch),
-        "antisymmetric": partial(our_step, estimator="antisymmetric", b=batch),
-        **{f"antisymmetric/{b}": partial(our_step, estimator="antisymmetric", b=b) for b in parts},
-    }
-    seconds = median_times(steps, model, draw, arguments.repetitions)
-    variance = {
-        estimator: total_variance(model, draw, estimator, arguments.draws)
-        for estimator in ("trace", "antisymmetric")
-    }
-    # Samples of a batch are independent: the variance of a mean over b of them is 1/b of one's.
-    variances = {
-        "published": variance["trace"],
-        **variance,
-        **{f"antisymmetric/{b}": variance["antisymmetric"] * batch / b for b in parts},
-    }
-    print(f"{'step':>18} {'ms':>8} {'x U':>6} {'variance':>10} {'variance x time':>16}")
+    print(f"{'step':>16} {'ms':>7} {'x U':>6} {'MiB':>6} {'variance':>9} {'variance x time':>16}")
     for name, value in seconds.items():
         v = variances.get(name)
-        shown = f"{v:10.3g} {v * value:16.3g}" if v is not None else ""
-        print(f"{name:>18} {1e3 * value:8.1f} {value / seconds['u']:6.2f} {shown}")
-    unbiased = [name for name in seconds if variances.get(name, 1e300) <= variance["trace"]]
-    cheapest = min(unbiased, key=seconds.get)
-    result = {
-        "u_s": seconds["u"],
-        "published_s": seconds["published"],
-        "trace_s": seconds["trace"],
-        "antisymmetric_s": seconds["antisymmetric"],
-        "variance_ratio": variance["trace"] / variance["antisymmetric"],
-        "equal_variance": cheapest,
-        "equal_variance_s": seconds[cheapest],
+        products = "" if v is None else f"{v:9.3g} {v * value:16.3g}"
+        held = f"{memory[name]:6.0f}" if name in memory else " " * 6
+        print(f"{name:>16} {1e3 * value:7.1f} {value / seconds['u']:6.2f} {held} {products}")
+    for part in range(arguments.levels):
+        at_level = partial(draw, part=part, parts=arguments.levels)
+        for e in ESTIMATORS:
+            v = total_variance(model, at_level, e, arguments.draws)
+            low, high = part / arguments.levels, (part + 1) / arguments.levels
+            print(f"t in [{low:.2f}, {high:.2f}] {e:>14}: {v:9.3g} {v * seconds[e]:16.3g}")
+
+    equal = min((n for n in variances if variances[n] <= variance["trace"]), key=seconds.get)
+    result = {f"{name}_s": seconds[name] for name in STEPS} | {
+        "memory_mib": memory,
+        "variance_ratio": ratio,
+        "equal_variance": equal,
+        "equal_variance_s": seconds[equal],
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
     }

@@ -31,15 +31,22 @@ def vjp_jvp(s: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> tupl
     return (jt_w if create_graph else jt_w.detach()), j_v
 
 
-def jacobian(s: Tensor, x: Tensor, create_graph: bool = False) -> Tensor:
-    """The full Jacobian ∂s_i/∂x_j of every sample, shape (B, D, D), by D backward passes."""
-    rows = []
+def jacobian(s: Tensor, x: Tensor, create_graph: bool = False, copies: int = 1) -> Tensor:
+    """The full Jacobian ∂s_i/∂x_j of every sample, shape (B, D, D), by D backward passes.
+
+    Where ``x`` (copies · B, ...) is a batch repeated ``copies`` times, one pass gives as many rows:
+    small batches, whose passes cost what their operations cost to launch, gain from it.
+    """
     flat = s.flatten(1)
-    for i in range(flat.shape[1]):
-        v = torch.zeros_like(flat)
-        v[:, i] = 1
-        rows.append(vjp(flat, x, v, create_graph=create_graph).flatten(1))
-    return torch.stack(rows, 1)
+    d = flat.shape[1]
+    rows = []
+    for start in range(0, d, copies):
+        v = torch.zeros_like(flat).unflatten(0, (copies, -1))
+        for copy in range(min(copies, d - start)):
+            v[copy, :, start + copy] = 1
+        products = vjp(flat, x, v.flatten(0, 1), create_graph=create_graph)
+        rows.append(products.flatten(1).unflatten(0, (copies, -1)))
+    return torch.cat(rows)[:d].transpose(0, 1)
 
 
 def rademacher(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:

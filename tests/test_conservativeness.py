@@ -88,6 +88,82 @@ def test_estimator_and_its_gradient_average_to_the_exact_loss_over_all_rademache
     torch.testing.assert_close(gradient(estimate, field), gradient(exact, field))
 
 
+@pytest.mark.parametrize("copies", [1, 2, 4, 9])
+def test_rows_of_the_jacobian_taken_together_are_those_taken_alone(copies):
+    # 4 does not divide D = 6, and 9 is more than there are rows.
+    field = Field()
+    x, t = points(3)
+    repeated = x.detach().repeat(copies, 1).requires_grad_()
+    j = jacobian(field(repeated, t.repeat(copies)), repeated, copies=copies)
+    for i in range(3):
+        expected = torch.autograd.functional.jacobian(
+            lambda y, i=i: field(y[None], t[i : i + 1])[0], x[i].detach()
+        )
+        torch.testing.assert_close(j[i], expected)
+
+
+@pytest.mark.parametrize("n", [3, 200])
+def test_exact_asymmetry_does_not_depend_on_the_size_of_the_batch(n):
+    field = Field()
+    x, t = points(n)
+    j = jacobian(field(x, t), x)
+    a = j - j.mT
+    asym, nasym = exact_asymmetry(field, x, t)
+    torch.testing.assert_close(asym, a.square().sum((1, 2)) / 2)
+    torch.testing.assert_close(nasym, a.square().sum((1, 2)) / (4 * j.square().sum((1, 2))))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_gradient_of_one_probe_equals_that_through_the_full_jacobian_of_a_network(estimator):
+    model = network("score", False)
+    g = generator(0, "gradient")
+    x = torch.rand(2, 1, 4, 4, dtype=torch.float64, generator=g).requires_grad_()
+    t = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    v = rademacher(x.shape, g).double()
+    loss = qc_loss(model(x, t), x, v[None], estimator)
+    j = jacobian(model(x, t), x, create_graph=True)
+    jt_v, j_v = ((m @ v.flatten(1)[..., None])[..., 0] for m in (j.mT, j))
+    expected = {
+        "trace": (jt_v * jt_v).sum(1) - (jt_v * j_v).sum(1),
+        "antisymmetric": (j_v - jt_v).square().sum(1) / 2,
+    }[estimator]
+    torch.testing.assert_close(loss, expected)
+    # The two graphs round differently: 1e-16 times what cancels between J and its transpose.
+    torch.testing.assert_close(
+        gradient(loss.sum(), model), gradient(expected.sum(), model), rtol=1e-7, atol=1e-9
+    )
+
+
+def test_gradient_of_the_antisymmetric_estimate_holds_its_residual_constant():
+    field = Field()
+    x, t = points()
+    v = rademacher(x.shape, generator(2)).double()
+    loss = qc_loss(field(x, t), x, v[None], "antisymmetric").sum()
+    s = field(x, t)
+    jt_v, j_v = vjp_jvp(s, x, v)
+    u = j_v - jt_v
+    bilinear = (vjp(s, x, u, create_graph=True) * v - vjp(s, x, v, create_graph=True) * u).sum()
+    torch.testing.assert_close(gradient(loss, field), gradient(bilinear, field))
+
+
+def test_antisymmetric_estimate_varies_by_no_more_than_two_over_the_rank_of_the_rotation():
+    every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=D)), dtype=torch.float64)
+    g = generator(0, "spread")
+    for scale in (0.0, 1.0, 100.0):
+        m = torch.randn(D, D, dtype=torch.float64, generator=g)
+        j = m + scale * (m + m.mT) + torch.diag(torch.arange(D).double()) * scale
+        values = antisymmetric_estimate(every @ j, every @ j.T)
+        square = (j - j.T).T @ (j - j.T)
+        rank = square.trace() ** 2 / square.square().sum()
+        spread = values.var(correction=0) / values.mean() ** 2
+        off_diagonal = square.square().sum() - square.diagonal().square().sum()
+        torch.testing.assert_close(spread, 2 * off_diagonal / square.trace() ** 2)
+        assert spread <= 2 / rank <= 1
+    # The last field is nearly symmetric: there the other estimate is mostly noise.
+    others = trace_estimate(every @ j, every @ j.T)
+    assert others.var(correction=0) / others.mean() ** 2 > 100
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_estimator_on_a_network_is_unbiased(estimator):
     model = network("score", False)
