@@ -61,11 +61,13 @@ def test_jobs_that_were_killed_end_in_the_same_bytes(stage, tiny, inputs, tmp_pa
     command, files = arguments(stage, spec, inputs, results)
     draw = random.Random(stage)
     kills = 0
-    for _ in range(8):
-        kills += killed(command, draw.uniform(0, duration))
+    while kills < 5:
+        if killed(command, draw.uniform(0, duration)):
+            kills += 1
+        else:  # the first run was slower, on a machine that had other work
+            duration /= 2
         for path, other in zip(files[1:], expected[1:], strict=True):
             assert not path.exists() or path.read_bytes() == other.read_bytes()
-    assert kills >= 4
     assert in_process(*command) == 0
     for path, other in zip(files[1:], expected[1:], strict=True):
         assert path.read_bytes() == other.read_bytes()
