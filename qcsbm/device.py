@@ -2,7 +2,10 @@
 
 import torch
 
+from qcsbm import gpus
+
 
 def device() -> torch.device:
-    """The GPU if this machine has one."""
+    """A GPU that this process holds by itself if this machine has one, see `qcsbm.gpus`."""
+    gpus.claim()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -180,4 +180,4 @@ def device_name() -> str:
 def _torch_with_gpu() -> ModuleType | None:
     # Importing torch takes seconds, and a stage that has not done so uses no GPU.
     torch = sys.modules.get("torch")
-    return torch if torch and torch.cuda.is_available() else None
+    return torch if torch and torch.cuda.is_initialized() else None

@@ -16,6 +16,7 @@ rule claims:
         f"{LOGS}/claims.log",
     benchmark:
         f"{LOGS}/claims.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:

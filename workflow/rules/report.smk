@@ -7,6 +7,7 @@ rule metrics:
         f"{LOGS}/metrics.log",
     benchmark:
         f"{LOGS}/metrics.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -30,6 +31,7 @@ rule table:
         f"{LOGS}/{{table}}.log",
     benchmark:
         f"{LOGS}/{{table}}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -55,6 +57,7 @@ rule cost:
         f"{LOGS}/cost.log",
     benchmark:
         f"{LOGS}/cost.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:

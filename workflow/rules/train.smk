@@ -1,5 +1,6 @@
 # One segment of a training: from the checkpoint before, of this method or of the one that it
-# starts from, to the checkpoint named by the output.
+# starts from, to the checkpoint named by the output. With `exec` the shell does not end, upon
+# SIGTERM, before the state is saved.
 rule train:
     input:
         data=rules.prepare.output,
@@ -19,6 +20,6 @@ rule train:
         data=subpath(input[0], parent=True),
         init=lambda wildcards, input: ["--init", input.init] if input.init else [],
     shell:
-        "python -m qcsbm train --spec {params.spec:q} --data {params.data:q} {params.init:q}"
+        "exec python -m qcsbm train --spec {params.spec:q} --data {params.data:q} {params.init:q}"
         " --out {output.checkpoint:q} --curve {output.curve:q} --record {output.record:q}"
         " 2> {log:q}"
