@@ -129,7 +129,7 @@ class Peaks:
     @classmethod
     def measure(cls, function, n: int, power: int) -> "Peaks":
         half, whole = (alone(peak_of_pairs, function, m) for m in (n // 2, n))
-        slope = (whole - half) / (n**power - (n // 2) ** power)
+        slope = max(whole - half, 0.0) / (n**power - (n // 2) ** power)
         return cls(n, half, whole, whole + slope * (N**power - n**power))
 
 

@@ -1,8 +1,10 @@
 """What the benchmarks compare is the same quantity."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 
 from qcsbm.autodiff import rademacher
@@ -19,23 +21,48 @@ def load(name):
     return module
 
 
-def test_published_algorithm_has_the_gradient_of_our_trace_step():
-    qc_step = load("qc_step")
+@pytest.fixture(scope="module")
+def qc_step():
+    return load("qc_step")
+
+
+@pytest.fixture
+def model(qc_step):
     network = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.0)
-    model = build((1, 4, 4), "score", False, dict(network, init_scale=1.0), qc_step.SDE, 0).double()
+    return build((1, 4, 4), "score", False, dict(network, init_scale=1.0), qc_step.SDE, 0).double()
+
+
+def batch(n=3):
     g = generator(0, "published")
-    x_0 = torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=g)
+    x_0 = torch.rand(n, 1, 4, 4, dtype=torch.float64, generator=g)
     z = torch.randn(x_0.shape, dtype=torch.float64, generator=g)
-    t = torch.rand(3, dtype=torch.float64, generator=g)
-    v = rademacher(x_0.shape, g).double()
-    gradients = []
-    for step in (
-        qc_step.published_step,
-        lambda *batch: qc_step.our_step(*batch, estimator="trace", b=3),
-    ):
-        model.zero_grad()
-        step(model, x_0, t, z, v)
-        gradients.append(
-            {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        )
-    torch.testing.assert_close(gradients[0], gradients[1])
+    t = torch.rand(n, dtype=torch.float64, generator=g)
+    return x_0, t, z, rademacher(x_0.shape, g).double()
+
+
+def gradient_after(step, model):
+    model.zero_grad()
+    step(model, *batch())
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_published_algorithm_has_the_gradient_of_our_trace_step(qc_step, model):
+    ours = gradient_after(partial(qc_step.our_step, estimator="trace", b=3), model)
+    torch.testing.assert_close(gradient_after(qc_step.published_step, model), ours)
+
+
+def test_window_has_the_gradient_of_as_many_regularised_steps(qc_step, model):
+    window = partial(qc_step.window, estimator="antisymmetric", b=3, every=4)
+    once = gradient_after(partial(qc_step.our_step, estimator="antisymmetric", b=3), model)
+    without = gradient_after(qc_step.our_step, model)
+    every_fourth = gradient_after(window, model)
+    # With the same batch in every step, four regularised gradients equal three U and the last one.
+    for name in once:
+        torch.testing.assert_close(4 * once[name], 3 * without[name] + every_fourth[name])
+
+
+def test_settings_of_equal_variance_leave_no_room_for_another_step(qc_step):
+    chosen = set(qc_step.settings(11.7).values())
+    assert {(64, 11), (32, 5), (16, 2), (8, 1)} <= chosen
+    assert all(m == 1 or m * 64 / b <= 11.7 for b, m in chosen)
+    assert (64, 1) not in chosen

@@ -249,6 +249,28 @@ def test_estimated_asymmetry_agrees_with_the_exact_one():
         assert abs(value.mean() - truth) < 4 * value.std() / math.sqrt(n) + 0.02 * truth
 
 
+def test_one_probe_gives_the_antisymmetric_estimate_and_its_plain_ratio():
+    field = Field()
+    x, t = points()
+    asym, nasym = estimate_asymmetry(field, x, t, 1, generator(3))
+    j = jacobian(field(x, t), x)
+    v = rademacher(x.shape, generator(3)).double()[..., None]
+    av, norms = (j - j.mT) @ v, [(m @ v).square().sum((1, 2)) for m in (j, j.mT)]
+    torch.testing.assert_close(asym, av.square().sum((1, 2)) / 2)
+    torch.testing.assert_close(nasym, asym / sum(norms))
+
+
+def test_one_probe_values_are_those_of_equation_9():
+    field = Field()
+    x, t = points()
+    asym, nasym = one_probe_asymmetry(field, x, t, generator(3))
+    j = jacobian(field(x, t), x)
+    v = rademacher(x.shape, generator(3)).double()[..., None]
+    expected = (v.mT @ j @ j.mT @ v - v.mT @ j @ j @ v)[:, 0, 0]
+    torch.testing.assert_close(asym, expected)
+    torch.testing.assert_close(nasym, expected / (2 * (j.mT @ v).square().sum((1, 2))))
+
+
 def test_one_probe_ratio_is_biased_where_the_jackknife_is_not():
     field = Field()
     n = 20000

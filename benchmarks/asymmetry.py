@@ -1,0 +1,123 @@
+r"""CPU time to a relative standard error of 5 % of Asym and NAsym, by estimator.
+
+    python benchmarks/asymmetry.py [--steps 800] [--images 256] [--levels 10]
+
+A U-NCSN++ is trained on digits. Every estimator measures the mean over noise levels on the same
+noisy test images. With the variance of a value per image, over images and probes together, and its
+CPU time c, n images take n c and leave the standard error sd / √n, so that 5 % of a mean M take
+
+.. math:: c \, Var / (0.05 \, M)^2.
+
+"published" is `one_probe_asymmetry`, K = 1, 2 are `estimate_asymmetry`, "exact" has the variance of
+the data alone. In the first column of times every image is seen at all L levels, as in the stage
+``asymmetry``. In the second n_l images are drawn for each level alone, as many as make the error
+the smallest: n_l ∝ sd_l at equal costs, which takes c (Σ_l sd_l / L)² / (0.05 M)², c per level.
+
+M is the mean of the exact values, times are CPU times of one thread. The last line is a JSON
+object.
+
+References:
+    On the Two Different Aspects of the Representative Method (Neyman, 1934), for n_l
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from qcsbm.config import Digits, Training
+from qcsbm.conservativeness import estimate_asymmetry, exact_asymmetry, one_probe_asymmetry
+from qcsbm.data.digits import digits
+from qcsbm.data.quantisation import dequantise
+from qcsbm.models import ScoreModel, build
+from qcsbm.sde import bcast
+from qcsbm.seeding import generator
+from qcsbm.training import train
+
+NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
+SDE = dict(sigma_min=0.01, sigma_max=5.0)
+TRAINING = Training(batch_size=64, lr=1e-3, warmup=100, ema=0.99, dequantise=True)
+BATCH = 64
+ERROR = 0.05
+PUBLISHED = "published"
+
+
+def values(measure: Callable, model: ScoreModel, x_0: Tensor, levels: int) -> tuple[Tensor, float]:
+    """Asym and NAsym (2, levels, n) of the images at every level, and CPU seconds per value."""
+    rows = []
+    start = time.process_time()
+    for level in range(levels):
+        z = torch.randn(x_0.shape, generator=generator(0, "perturb", level))
+        t = torch.full((len(x_0),), level / levels)
+        mean, sigma = model.sde.marginal_prob(x_0, t)
+        x_t = mean + bcast(sigma, x_0) * z
+        parts = zip(x_t.split(BATCH), t.split(BATCH), strict=True)
+        rows.append(torch.cat([torch.stack(measure(model, x, t)) for x, t in parts], 1))
+    return torch.stack(rows, 1).double(), (time.process_time() - start) / (levels * len(x_0))
+
+
+def times_to_error(v: Tensor, mean: float, cost: float) -> tuple[float, float]:
+    """Seconds until the standard error is 5 % of ``mean``, for values (levels, n) of one quantity.
+
+    ``cost`` is in seconds per value; the two times are those of the module's docstring.
+    """
+    levels = len(v)
+    together = levels * v.mean(0).var()
+    shared_out = v.std(1).mean().square()
+    scale = cost / (ERROR * mean) ** 2
+    return float(scale * together), float(scale * shared_out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=800, help="training steps of U")
+    parser.add_argument("--images", type=int, default=256, help="test images")
+    parser.add_argument("--levels", type=int, default=10, help="noise levels")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    data = digits(Digits(source="digits"))
+    images = data.train.images
+    model = build(images.shape[1:], "score", False, NETWORK, SDE, seed=0)
+    train(model, images, data.levels, TRAINING, None, 0, arguments.steps)
+    model.eval()
+    k = torch.from_numpy(data.test.images[: arguments.images])
+    x_0 = dequantise(k, data.levels, generator(0, "dequantise"))
+
+    probes = generator(0, "probes")
+    estimators = {
+        "exact": exact_asymmetry,
+        PUBLISHED: partial(one_probe_asymmetry, generator=probes),
+        "K = 1": partial(estimate_asymmetry, probes=1, generator=probes),
+        "K = 2": partial(estimate_asymmetry, probes=2, generator=probes),
+    }
+    measured = {
+        name: values(measure, model, x_0, arguments.levels) for name, measure in estimators.items()
+    }
+    result = {"images": len(x_0), "torch": torch.__version__, "machine": platform.machine()}
+    for i, quantity in enumerate(("asym", "nasym")):
+        mean = float(measured["exact"][0][i].mean())
+        times = {n: times_to_error(v[i], mean, cost) for n, (v, cost) in measured.items()}
+        print(f"{quantity:>10} {'ms':>6} {'mean':>9} {'all levels, s':>14} {'shared out, s':>14}")
+        for name, (v, cost) in measured.items():
+            together, shared_out = times[name]
+            print(
+                f"{name:>10} {1e3 * cost:6.2f} {float(v[i].mean()):9.3g}"
+                f" {together:14.2f} {shared_out:14.2f}"
+            )
+        best = min(("K = 1", "K = 2"), key=lambda name: times[name][1])
+        result |= {
+            f"{quantity}_published_s": times[PUBLISHED][0],
+            f"{quantity}_ours_s": min(times[n][0] for n in ("K = 1", "K = 2")),
+            f"{quantity}_ours_shared_out_s": times[best][1],
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
