@@ -35,6 +35,10 @@ def in_process(*arguments):
             return end.code
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=5, help="kills per stage (test_kills.py)")
+
+
 @pytest.fixture(scope="session")
 def ci(tmp_path_factory):
     """The results of the ci tier, run as a DAG from an empty folder."""

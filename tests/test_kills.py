@@ -48,7 +48,9 @@ def killed(command, delay):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["train", "sample", "likelihood", "asymmetry"])
-def test_jobs_that_were_killed_end_in_the_same_bytes(stage, tiny, inputs, tmp_path, monkeypatch):
+def test_jobs_that_were_killed_end_in_the_same_bytes(
+    stage, tiny, inputs, tmp_path, monkeypatch, pytestconfig
+):
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0.0)
     more = {"sample": ("pc",), "train": (40,)}.get(stage, ())
     spec = getattr(specification, stage)(tiny, *CELL, *more)
@@ -61,7 +63,7 @@ def test_jobs_that_were_killed_end_in_the_same_bytes(stage, tiny, inputs, tmp_pa
     command, files = arguments(stage, spec, inputs, results)
     draw = random.Random(stage)
     kills = 0
-    while kills < 5:
+    while kills < pytestconfig.getoption("kills"):
         if killed(command, draw.uniform(0, duration)):
             kills += 1
         else:  # the first run was slower, on a machine that had other work

@@ -69,6 +69,16 @@ def add_shard(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_measurement(parser: argparse.ArgumentParser, out: str) -> None:
+    """What a stage needs that measures a model by shards; ``out`` says what its .npz holds."""
+    add_spec(parser)
+    add_data(parser)
+    add_checkpoint(parser)
+    add_shard(parser)
+    add_output(parser, "--out", f"{out} to write, .npz")
+    add_record(parser)
+
+
 def add_shards(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shards", type=existing, nargs="+", required=True, help="files of all shards, in order"

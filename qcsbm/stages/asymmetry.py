@@ -18,23 +18,11 @@ from qcsbm.provenance import recorded
 from qcsbm.sde import bcast
 from qcsbm.seeding import generator
 from qcsbm.shards import share
-from qcsbm.stages.arguments import (
-    add_checkpoint,
-    add_data,
-    add_output,
-    add_record,
-    add_shard,
-    add_spec,
-)
+from qcsbm.stages.arguments import add_measurement
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
-    add_data(parser)
-    add_checkpoint(parser)
-    add_shard(parser)
-    add_output(parser, "--out", "times, σ, and values of each image to write, .npz")
-    add_record(parser)
+    add_measurement(parser, "times, σ, and values of each image")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -20,26 +20,14 @@ from qcsbm.provenance import recorded
 from qcsbm.sampling import ode_sample, pc_sample
 from qcsbm.seeding import generator
 from qcsbm.shards import share
-from qcsbm.stages.arguments import (
-    add_checkpoint,
-    add_data,
-    add_output,
-    add_record,
-    add_shard,
-    add_spec,
-)
+from qcsbm.stages.arguments import add_measurement
 
 SAMPLERS = {"pc": pc_sample, "ode": ode_sample}
 OPTIONS = {"pc": ("steps", "snr", "corrector_steps"), "ode": ("rtol", "atol")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
-    add_data(parser)
-    add_checkpoint(parser)
-    add_shard(parser)
-    add_output(parser, "--out", "images and evaluations of the shard to write, .npz")
-    add_record(parser)
+    add_measurement(parser, "images and evaluations of the shard")
 
 
 def run(arguments: argparse.Namespace) -> None:
