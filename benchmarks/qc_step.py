@@ -17,7 +17,8 @@ every window of m steps, as long as
 
 .. math:: m B / b \le V_{trace} / V_{antisymmetric}.
 
-The largest such m is timed for every b, in windows of m real steps; the cheapest is the last line's
+The largest such m is timed for every b, in windows of m real steps, and for whole batches with
+``times: squared``, whose variance is measured as the others' are; the cheapest is the last line's
 ``equal_variance``. The schedule must not be random: with weight m and probability 1/m in each step
 the gradient of a step has the second moment m² (V + |M|²)/m, M its mean, so its variance is
 m (V + |M|²) − |M|² and the mean's over the window V + |M|² (1 − 1/m), more than V. All of this is
@@ -51,13 +52,14 @@ from qcsbm.losses import training_loss
 from qcsbm.models import ScoreModel, build
 from qcsbm.sde import bcast
 from qcsbm.seeding import generator
-from qcsbm.training import BatchOrder, draw_batch, train
+from qcsbm.training import BatchOrder, draw_batch, squared_times, train
 
 NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
 SDE = dict(sigma_min=0.01, sigma_max=5.0)
 TRAINING = Training(batch_size=64, lr=1e-3, warmup=100, ema=0.99, dequantise=True)
 WEIGHT = 1e-2
 B = TRAINING.batch_size
+ORDER = torch.Generator().manual_seed(0)
 
 
 def published_step(model: ScoreModel, x_0: Tensor, t: Tensor, z: Tensor, v: Tensor) -> None:
@@ -83,14 +85,25 @@ def our_step(
     estimator: str = "trace",
     b: int = 0,
     weight: float = WEIGHT,
+    squared: bool = False,
 ) -> None:
-    """One step with L_QC by ``estimator`` on the first ``b`` samples; a U step without any."""
+    """One step with L_QC by ``estimator`` on the first ``b`` samples; a U step without any.
+
+    With ``squared`` the times are those of ``times: squared``.
+    """
+    weights = torch.ones_like(t)
+    if squared:
+        t, weights = squared_times(t, model.sde.epsilon, ORDER)
     loss = training_loss(model, x_0, t, z, v[None, :b] if b else None, estimator)
-    total = loss.dsm.mean() if loss.qc is None else loss.dsm.mean() + weight * loss.qc.mean()
+    total = (weights * loss.dsm).mean()
+    if loss.qc is not None:
+        total = total + weight * (weights[:b] * loss.qc).mean()
     total.backward()
 
 
-def window(model: ScoreModel, *batch: Tensor, estimator: str, b: int, every: int) -> None:
+def window(
+    model: ScoreModel, *batch: Tensor, estimator: str, b: int, every: int, squared: bool = False
+) -> None:
     """``every`` steps, the last of them with L_QC on ``b`` samples and ``every`` times its weight.
 
     The gradients of the last step are left on the model.
@@ -98,25 +111,33 @@ def window(model: ScoreModel, *batch: Tensor, estimator: str, b: int, every: int
     for _ in range(every - 1):
         our_step(model, *batch)
         model.zero_grad()
-    our_step(model, *batch, estimator=estimator, b=b, weight=every * WEIGHT)
+    our_step(model, *batch, estimator=estimator, b=b, weight=every * WEIGHT, squared=squared)
 
 
-def gradient_of_qc(model: ScoreModel, batch: tuple, v: Tensor, estimator: str) -> Tensor:
+def gradient_of_qc(
+    model: ScoreModel, batch: tuple, v: Tensor, estimator: str, squared: bool = False
+) -> Tensor:
     """The parameter gradient of the mean of σ² L_QC over a batch, one long vector."""
     model.zero_grad()
-    training_loss(model, *batch, v[None], estimator).qc.mean().backward()
+    x_0, t, z = batch
+    weights = torch.ones_like(t)
+    if squared:
+        t, weights = squared_times(t, model.sde.epsilon, ORDER)
+    (weights * training_loss(model, x_0, t, z, v[None], estimator).qc).mean().backward()
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
     )
 
 
-def total_variance(model: ScoreModel, draw: Callable, estimator: str, draws: int) -> float:
+def total_variance(
+    model: ScoreModel, draw: Callable, estimator: str, draws: int, squared: bool = False
+) -> float:
     """Σ_p Var(g_p) over ``draws`` independent batches, by a running sum in float64."""
     total = squares = None
     for step in range(draws):
         *batch, v = draw(step)
-        g = gradient_of_qc(model, batch, v, estimator).double()
+        g = gradient_of_qc(model, batch, v, estimator, squared).double()
         total = g if total is None else total + g
         squares = g.square() if squares is None else squares + g.square()
     return float(((squares - total.square() / draws) / (draws - 1)).sum())
@@ -213,18 +234,24 @@ def main() -> None:
         name: partial(window, estimator="antisymmetric", b=b, every=m)
         for name, (b, m) in cheaper.items()
     }
+    squared = total_variance(model, draw, "antisymmetric", arguments.draws, squared=True)
+    m = int(variance["trace"] / squared)
+    name = f"squared times, m = {m}"
+    cheaper[name] = (B, m)
+    windows[name] = partial(window, estimator="antisymmetric", b=B, every=m, squared=True)
     seconds = median_times(STEPS | windows, model, draw, arguments.repetitions)
     seconds |= {name: seconds[name] / m for name, (_, m) in cheaper.items()}
     # As variances of one independent gradient per step, whatever the window.
     variances = {"published": variance["trace"], **variance}
     variances |= {n: variance["antisymmetric"] * m * B / b for n, (b, m) in cheaper.items()}
+    variances[name] = squared * m
 
-    print(f"{'step':>16} {'ms':>7} {'x U':>6} {'MiB':>6} {'variance':>9} {'variance x time':>16}")
+    print(f"{'step':>24} {'ms':>7} {'x U':>6} {'MiB':>6} {'variance':>9} {'variance x time':>16}")
     for name, value in seconds.items():
         v = variances.get(name)
         products = "" if v is None else f"{v:9.3g} {v * value:16.3g}"
         held = f"{memory[name]:6.0f}" if name in memory else " " * 6
-        print(f"{name:>16} {1e3 * value:7.1f} {value / seconds['u']:6.2f} {held} {products}")
+        print(f"{name:>24} {1e3 * value:7.1f} {value / seconds['u']:6.2f} {held} {products}")
     for part in range(arguments.levels):
         at_level = partial(draw, part=part, parts=arguments.levels)
         for e in ESTIMATORS:
@@ -236,6 +263,7 @@ def main() -> None:
     result = {f"{name}_s": seconds[name] for name in STEPS} | {
         "memory_mib": memory,
         "variance_ratio": ratio,
+        "variance_ratio_squared_times": variance["trace"] / squared,
         "equal_variance": equal,
         "equal_variance_s": seconds[equal],
         "torch": torch.__version__,

@@ -97,7 +97,8 @@ class Regulariser(Closed):
     """λ = ``weight`` and the estimator of L_QC, averaged over ``probes`` Rademacher probes.
 
     ``batch_size`` samples of a batch are regularised, all of them if null, at every ``every``-th
-    step, with ``every`` times the weight.
+    step, with ``every`` times the weight. With ``times: squared`` the t of these steps favour small
+    ones, where the gradient of L_QC varies most, and are weighted for it.
     """
 
     weight: NonNegative
@@ -105,6 +106,7 @@ class Regulariser(Closed):
     estimator: Literal["trace", "antisymmetric"]
     batch_size: Count | None = None
     every: Count = 1
+    times: Literal["uniform", "squared"] = "uniform"
 
 
 class InitFrom(Closed):

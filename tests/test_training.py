@@ -12,9 +12,9 @@ from qcsbm.autodiff import rademacher
 from qcsbm.config import Regulariser, Training
 from qcsbm.losses import training_loss
 from qcsbm.models import build
-from qcsbm.seeding import generator
+from qcsbm.seeding import derive, generator
 from qcsbm.stages.train import SavedState
-from qcsbm.training import BatchOrder, train
+from qcsbm.training import BatchOrder, draw_batch, squared_times, train
 
 SHAPE = (1, 4, 4)
 NETWORK = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.1)
@@ -122,6 +122,36 @@ def test_regulariser_at_every_third_step_has_three_times_the_weight(images):
     curve = run(images, 60, regulariser=thrice).curve
     assert curve[0][2] > 0 and curve[1][2] > 0
     assert run(images, 2, regulariser=thrice).curve[0][2] is None
+
+
+def test_squared_times_leave_means_unbiased():
+    # In the middle of every stratum the weighted mean is the midpoint rule of ∫ f(t) dt, wrong by
+    # at most max |g''| / (24 B²) with g(u) = 2u f(u²); here f = t², g'' = 40u³.
+    n = 50
+    t, weights = squared_times(torch.full((n,), 0.5), 0.0, generator(0, "times"))
+    assert abs(float((weights * t.square()).mean()) - 1 / 3) < 40 / (24 * n**2)
+    assert (t < 0.25).sum() == n // 2  # u < ½
+    assert not torch.equal(t, t.sort().values)
+
+
+def test_squared_times_weigh_both_terms_of_regularised_steps(images):
+    options = dict(weight=1.0, estimator="antisymmetric", every=5)
+    squared, uniform = (Regulariser(**options, times=times) for times in ("squared", "uniform"))
+    assert_same(run(images, 4, regulariser=squared), run(images, 4, regulariser=uniform))
+    before = run(images, 4)
+    ((_, dsm, qc, _),) = run(images, 5, state=before, regulariser=squared).curve[
+        len(before.curve) :
+    ]
+
+    model = fresh()
+    checkpoint.restore(model, before.model, "before")
+    x_0, t, z = draw_batch(images, 17, BatchOrder(30, 8, 3)(5), TRAINING, model, 3, 5)
+    t, weights = squared_times(t, model.sde.epsilon, generator(3, "times", 5))
+    probes = rademacher((1, *x_0.shape), generator(3, "probes", 5))
+    torch.manual_seed(derive(3, "dropout", 5))
+    loss = training_loss(model, x_0, t, z, probes, "antisymmetric")
+    assert dsm == pytest.approx((weights * loss.dsm).mean().item(), rel=1e-6)
+    assert qc == pytest.approx((weights * loss.qc).mean().item(), rel=1e-6)
 
 
 def test_checkpoint_is_the_same_file_twice_and_nothing_else_is_left(images, tmp_path):
