@@ -8,7 +8,6 @@ computation is a result, see `qcsbm.failure`: the sentence stands in them, and t
 import argparse
 import importlib
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -58,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
             module.add_arguments(stage)
     arguments = parser.parse_args(argv)
     if "torch" in sys.modules:
-        _fix_arithmetic()
+        from qcsbm.device import fix_arithmetic
+
+        fix_arithmetic()
     outputs = [getattr(arguments, name) for name in getattr(arguments, "outputs", ())]
     try:
         reason = failure.first(_inputs(arguments, outputs)) if outputs else None
@@ -93,14 +94,3 @@ def _inputs(arguments: argparse.Namespace, outputs: list[Path]) -> list[Path]:
         for item in (value if isinstance(value, list) else [value])
     ]
     return [item for item in values if isinstance(item, Path) and item not in outputs]
-
-
-def _fix_arithmetic() -> None:
-    """Make results a function of the input alone: one thread, deterministic kernels, no TF32."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    import torch
-
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False

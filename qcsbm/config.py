@@ -80,9 +80,16 @@ class Network(Closed):
 
 
 class Training(Closed):
-    """Adam on the DSM loss; ``dequantise`` trains on (k + u)/L instead of k/(L − 1)."""
+    """Adam on the DSM loss; ``dequantise`` trains on (k + u)/L instead of k/(L − 1).
+
+    ``batch_size`` samples are shared out to that many ``processes``, see `qcsbm.parallel`. With
+    ``precision: bfloat16`` the network's products and convolutions are computed in that; weights,
+    losses and everything after training are float32.
+    """
 
     batch_size: Count
+    processes: Count = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
     lr: Positive = 2e-4
     beta1: Fraction = 0.9
     eps: Positive = 1e-8
@@ -381,11 +388,13 @@ class Experiment:
     def control(self, dataset: str, method: str) -> str | None:
         """The unregularised score model that was trained alike and for as many steps, if any.
 
-        Model and control differ in the parameterisation or in the regulariser alone.
+        Model and control differ in the parameterisation or in the regulariser alone; the number
+        of processes changes the cost of a training and not what it is.
         """
 
         def alike(cell: Cell) -> tuple:
-            return cell.steps, cell.training, cell.network, cell.sde
+            training = cell.training.model_copy(update={"processes": 1})
+            return cell.steps, training, cell.network, cell.sde
 
         cell = self.cells[dataset, method]
         for other in self.methods:
@@ -524,6 +533,11 @@ def _cell_inconsistencies(
         yield (
             f"{place}.regulariser {where}: found one for parameterisation 'energy', expected none: "
             "the gradient of an energy is conservative"
+        )
+    if cell.training.processes > cell.training.batch_size:
+        yield (
+            f"training.processes {where}, method {method}: found {cell.training.processes}, "
+            f"expected at most training.batch_size = {cell.training.batch_size}"
         )
     regularised = cell.regulariser.batch_size if cell.regulariser else None
     if regularised and regularised > cell.training.batch_size:

@@ -23,17 +23,24 @@ from qcsbm.seeding import derive
 
 
 class ScoreModel(nn.Module):
-    """s_U: any vector field. ``forward(x, t)`` maps x (B, ...) and t (B,) to a score like x."""
+    """s_U: any vector field. ``forward(x, t)`` maps x (B, ...) and t (B,) to a score like x.
+
+    The network alone computes in ``precision``, by autocast: its weights, and all that is made from
+    its output, stay as they are.
+    """
 
     def __init__(self, network: nn.Module, sde: VESDE, residual: bool = False):
         super().__init__()
         self.network = network
         self.sde = sde
         self.residual = residual
+        self.precision = torch.float32
 
     def h(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The vector that the score is made from, shaped like x (B, ...), for sigma (B,)."""
-        output = self.network(x, sigma)
+        lower = self.precision != torch.float32
+        with torch.autocast(x.device.type, self.precision if lower else None, enabled=lower):
+            output = self.network(x, sigma).to(x.dtype)
         return x - output if self.residual else output
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -48,23 +48,24 @@ class Record:
 
 @contextmanager
 def recorded(
-    path: str | Path, stage: str, spec: dict, inputs: Iterable[str | Path]
+    path: str | Path, stage: str, spec: dict, inputs: Iterable[str | Path], processes: int = 1
 ) -> Iterator[Record]:
     """A record that is written to ``path`` when the block succeeds, with its cost and origin.
 
     ``spec`` is the stage's specification, see `qcsbm.specification`. ``inputs`` are files whose
-    checksums the record keeps.
+    checksums the record keeps. CPU time includes that of processes which this one started and
+    waited for; each of ``processes`` holds a GPU where one is used.
     """
     entry = Record(stage, dict(spec["protocol"]))
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), _cpu_s()
     yield entry
     identity = {key: value for key, value in spec.items() if key != "protocol"}
     checksums = {Path(file).name: sha256(file) for file in inputs}
     cost = {
         "wall_s": round(time.perf_counter() - wall, 3),
-        "cpu_s": round(time.process_time() - cpu, 3),
+        "cpu_s": round(_cpu_s() - cpu, 3),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        **_gpu_cost(wall),
+        **_gpu_cost(wall, processes),
         **entry.cost,
     }
     _write(path, entry, identity, checksums, cost, provenance())
@@ -127,13 +128,18 @@ def provenance() -> dict:
     }
 
 
-def _gpu_cost(start: float) -> dict:
-    """Time and memory of the GPU, if one is used, since the clock showed ``start``."""
+def _cpu_s() -> float:
+    times = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(used.ru_utime + used.ru_stime for used in times)
+
+
+def _gpu_cost(start: float, processes: int) -> dict:
+    """Time of all GPUs and memory of this process's, if any is used, since ``start``."""
     torch = _torch_with_gpu()
     if torch is None:
         return {}
     return {
-        "gpu_s": round(time.perf_counter() - start, 3),
+        "gpu_s": round(processes * (time.perf_counter() - start), 3),
         "gpu_peak_memory_mb": round(torch.cuda.max_memory_allocated() / 1024**2, 1),
     }
 

@@ -1,9 +1,9 @@
 """The training loop: Adam with warm-up and clipping, an EMA of the weights, exact resume.
 
 Every random draw is a function of (seed, step): the batch, its augmentation, t, z and the probes.
-Hence a run that was interrupted goes on as if it had not been, a regularised run that starts from
-a checkpoint sees the same data and noise as the run it came from, and all methods of one seed are
-paired.
+Hence processes can share out a batch (`qcsbm.parallel`), a run that was interrupted goes on as if
+it had not been, a regularised run that starts from a checkpoint sees the same data and noise as the
+run it came from, and all methods of one seed are paired.
 
 References:
     Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021),
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from qcsbm import checkpoint
+from qcsbm import checkpoint, parallel
 from qcsbm.autodiff import rademacher
 from qcsbm.checkpoint import TrainingState
 from qcsbm.config import Regulariser, Training
@@ -88,13 +88,19 @@ def train(
         start, curve = state.step, list(state.curve)
         window = [torch.tensor(row, device=device) for row in state.window]
     order = BatchOrder(len(images), training.batch_size, seed)
+    rank = parallel.rank()
+    # Of a batch, and of its regularised first part, every process has every n-th sample.
+    own = slice(rank, None, parallel.size())
     averaged = [ema[name] for name in names]
     model.train()
+    model.precision = getattr(torch, training.precision)
 
-    progress = tqdm(range(start + 1, stop + 1), initial=start, total=stop, mininterval=5.0)
+    progress = tqdm(
+        range(start + 1, stop + 1), initial=start, total=stop, mininterval=5.0, disable=rank > 0
+    )
     for step in progress:
         # Dropout is the only draw left to the global generator.
-        torch.manual_seed(derive(seed, "dropout", step))
+        torch.manual_seed(derive(seed, "dropout", step, *([rank] if rank else [])))
         x_0, t, z = draw_batch(images, levels, order(step), training, model, seed, step)
         probes, weights = None, torch.ones_like(t)
         if regulariser and step % regulariser.every == 0:
@@ -102,19 +108,21 @@ def train(
                 t, weights = squared_times(t, model.sde.epsilon, generator(seed, "times", step))
             regularised = regulariser.batch_size or training.batch_size
             shape = (regulariser.probes, regularised, *x_0.shape[1:])
-            probes = rademacher(shape, generator(seed, "probes", step)).to(device)
+            probes = rademacher(shape, generator(seed, "probes", step))[:, own].to(device)
         estimator = regulariser.estimator if regulariser else "trace"
-        loss = training_loss(model, x_0.to(device), t.to(device), z.to(device), probes, estimator)
-        weights = weights.to(device)
-        total = dsm = (weights * loss.dsm).mean()
+        x_0, t, z, weights = (tensor[own].to(device) for tensor in (x_0, t, z, weights))
+        loss = training_loss(model, x_0, t, z, probes, estimator)
+        total = dsm = (weights * loss.dsm).sum() / training.batch_size
         qc = torch.zeros_like(dsm)
         if loss.qc is not None:
-            qc = (weights[: len(loss.qc)] * loss.qc).mean()
+            qc = (weights[: len(loss.qc)] * loss.qc).sum() / regularised
             # Steps without L_QC are made up for, so that its expected gradient is that of λ L_QC.
             total = dsm + regulariser.weight * regulariser.every * qc
 
         optimiser.zero_grad()
         total.backward()
+        losses = torch.stack([dsm, qc]).detach()
+        parallel.sum_([*(p.grad for p in parameters if p.grad is not None), losses])
         grad_norm = clip_grad_norm_(parameters, training.grad_clip)
         for group in optimiser.param_groups:
             group["lr"] = training.lr * min(step / training.warmup, 1)
@@ -123,12 +131,12 @@ def train(
         with torch.no_grad():
             torch._foreach_lerp_(averaged, parameters, 1 - decay)
 
-        window.append(torch.stack([dsm, qc, grad_norm]).detach())
+        window.append(torch.cat([losses, grad_norm[None]]))
         if step % WINDOW == 0 or step == stop:
             curve.append(_row(step, window, regulariser))
             window = []
             progress.set_postfix_str(f"dsm {curve[-1][1]:.2f}", refresh=False)
-        if save and step != stop and due():
+        if rank == 0 and save and step != stop and due():
             _require_finite(window, step)
             save(_state(step, model, ema, optimiser, curve, window))
     return _state(stop, model, ema, optimiser, curve, [])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from qcsbm import checkpoint, cli, config, specification
+from qcsbm import checkpoint, cli, config, device, specification
 from qcsbm.models import build
 
 # As in every job: results do not depend on the number of cores, and cores are not fought for.
@@ -28,7 +28,7 @@ def snakemake(*arguments, cwd, timeout=1800):
 def in_process(*arguments):
     """Exit status of `qcsbm` with ``arguments``, run here with this process's arithmetic."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_fix_arithmetic", lambda: None)
+        patch.setattr(device, "fix_arithmetic", lambda: None)
         try:
             return cli.main([str(word) for word in arguments])
         except SystemExit as end:

@@ -101,7 +101,7 @@ BAD = {
     "unknown nested key": (
         "defaults.training.momentum",
         1,
-        "defaults.training.momentum: found an unknown key, expected one of batch_size, lr",
+        "defaults.training.momentum: found an unknown key, expected one of batch_size, ",
     ),
     "misspelt key": (
         "methods.qc.regulariser",
@@ -210,6 +210,12 @@ BAD = {
         "methods.qc.regulariser.batch_size",
         1000,
         "methods.qc.regulariser.batch_size (dataset digits): found 1000, expected at most",
+    ),
+    "more processes than samples": (
+        "defaults.training.processes",
+        33,
+        "training.processes (dataset digits), method c: found 33, expected at most "
+        "training.batch_size = 32",
     ),
     "checkpoints out of order": (
         "methods.u.checkpoints",

@@ -269,3 +269,19 @@ def test_warmup_is_linear(images):
         moved.append((state.model["network.stem.weight"] - start).abs().mean().item())
     # Adam's first step is proportional to the learning rate; float32 weights round it.
     assert moved[0] == pytest.approx(2 * moved[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("estimator", [None, "trace", "antisymmetric"])
+def test_bfloat16_rounds_the_network_and_nothing_else(images, estimator):
+    regulariser = estimator and Regulariser(weight=1.0, estimator=estimator)
+    training = TRAINING.model_copy(update={"precision": "bfloat16"})
+    lower = train(fresh(), images, 17, training, regulariser, 3, 20)
+    same = run(images, 20, regulariser=regulariser)
+    for part in checkpoint.PARTS:
+        assert all(tensor.dtype == torch.float32 for tensor in getattr(lower, part).values())
+    # A product in bfloat16 is rounded at 2⁻⁹ = 0.002, and the loss has D = 16 of them per sample.
+    ((_, dsm, _, _),), ((_, exact, _, _),) = lower.curve, same.curve
+    assert dsm != exact and dsm == pytest.approx(exact, rel=0.01)
+    # The network starts at zero: that gradients reach its inside at all shows in the moments.
+    moved = torch.cat([m.flatten() for m in lower.exp_avg.values()]).count_nonzero()
+    assert moved > 0.9 * torch.cat([m.flatten() for m in same.exp_avg.values()]).count_nonzero()

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from qcsbm import checkpoint
+from qcsbm import checkpoint, parallel
 from qcsbm.checkpoint import TrainingState
 from qcsbm.config import Regulariser, Training
 from qcsbm.data.splits import describe, open_images
@@ -39,33 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     spec = arguments.spec
-    data = describe(arguments.data)
-    images = open_images(arguments.data / "train.npy")
-    model = build(data.shape, **spec["model"], seed=spec["seed"]).to(device())
-    regulariser = spec["protocol"]["regulariser"]
+    training = Training.model_validate(spec["protocol"]["training"])
     # The file to start from is no part of the specification, yet decides what a state may continue.
     origin = {**spec, "init": sha256(arguments.init) if arguments.init else None}
     saved = SavedState(arguments.out.with_suffix(".state"), origin)
-    start = saved.load()
-    if start is None and arguments.init:
-        start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
-        checkpoint.require_fit(start, model, arguments.init)
 
     inputs = [arguments.data / "train.npy", *([arguments.init] if arguments.init else [])]
-    with recorded(arguments.record, "train", spec, inputs) as record:
-        record.cost["started_at_step"] = start.step if start else 0
-        state = train(
-            model,
-            images,
-            data.levels,
-            Training.model_validate(spec["protocol"]["training"]),
-            regulariser and Regulariser.model_validate(regulariser),
-            spec["seed"],
-            spec["protocol"]["stop"],
-            start,
-            saved.save,
-            saved.due,
-        )
+    with recorded(arguments.record, "train", spec, inputs, training.processes) as record:
+        with parallel.processes(training.processes, _train, arguments, saved):
+            record.cost["started_at_step"], state = _train(arguments, saved)
         with atomic(arguments.curve) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(CURVE_COLUMNS)
@@ -73,6 +55,31 @@ def run(arguments: argparse.Namespace) -> None:
         state.spec, state.curve = spec, []
         checkpoint.save(arguments.out, state)
     saved.remove()
+
+
+def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, TrainingState]:
+    """What every process of the training does: the step it started from, and its end."""
+    spec = arguments.spec
+    data = describe(arguments.data)
+    model = build(data.shape, **spec["model"], seed=spec["seed"]).to(device())
+    regulariser = spec["protocol"]["regulariser"]
+    start = saved.load()
+    if start is None and arguments.init:
+        start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
+        checkpoint.require_fit(start, model, arguments.init)
+    state = train(
+        model,
+        open_images(arguments.data / "train.npy"),
+        data.levels,
+        Training.model_validate(spec["protocol"]["training"]),
+        regulariser and Regulariser.model_validate(regulariser),
+        spec["seed"],
+        spec["protocol"]["stop"],
+        start,
+        saved.save,
+        saved.due,
+    )
+    return start.step if start else 0, state
 
 
 class SavedState:
