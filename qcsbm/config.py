@@ -42,8 +42,8 @@ Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[Whole, Field(gt=0)]
-# It stands in tables and pictures.
-Label = Annotated[str, Field(pattern=r"^[^\r\n]*$")]
+# It stands in tables and pictures; a bar would end a cell of a Markdown table.
+Label = Annotated[str, Field(pattern=r"^[^\r\n|]*$")]
 Weights = Literal["ema", "raw"]
 # A single folder, so that no name leads out of the one where datasets are.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -416,7 +416,31 @@ def read(path: str | Path) -> Experiment:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise ConfigError(f"{path}: found no YAML, expected an experiment file") from None
+    require_keys_once(path)
     return load(config, str(path))
+
+
+def require_keys_once(path: str | Path) -> None:
+    """Refuse what readers of YAML pass over: a key that hides an earlier one of the same name.
+
+    Raises:
+        ConfigError: the YAML file at ``path`` has one.
+    """
+    waiting = [("", yaml.compose(Path(path).read_text(encoding="utf-8")))]
+    visited = []  # an anchor may lead back to where it stands
+    while waiting:
+        place, node = waiting.pop()
+        if not isinstance(node, yaml.MappingNode) or node in visited:
+            continue
+        visited.append(node)
+        seen = set()
+        for key, value in node.value:
+            name = f"{place}.{key.value}" if place else str(key.value)
+            if name in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{path}: {name}: found twice (line {line}), expected it once")
+            seen.add(name)
+            waiting.append((name, value))
 
 
 def load(config: dict, source: str) -> Experiment:

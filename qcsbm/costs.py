@@ -57,7 +57,7 @@ def _job(record: dict) -> dict:
         job["train_steps"] = protocol["stop"] - cost["started_at_step"]
         job["train_s"] = cost["wall_s"]
     elif record["stage"] == "sample":
-        # Every call is on one whole batch, of samples that are each in one batch.
+        # Calls are summed over batches; every sample is in one of them.
         job[f"{stage}_calls"] = cost["network_calls"] / -(
             -protocol["samples"] // protocol["batch_size"]
         )

@@ -368,6 +368,7 @@ CONFIGURED = {
         {"source": "idx", "name": "../x"},
         "datasets.digits.data.name: found '../x', expected",
     ),
+    "label with a bar": ("methods.u.label", "a | b", "methods.u.label: found 'a | b', expected"),
     "label of two lines": ("methods.u.label", "a\nb", "methods.u.label: found 'a\\nb', expected"),
     "unknown source": (
         "datasets.digits.data",
@@ -383,6 +384,11 @@ CONFIGURATIONS = {
     "Python": (b"!!python/object/apply:os.mkdir [x]", "x.yaml: found no YAML, expected"),
     "itself within itself": (b"&a [*a]", "x.yaml: found [[...]], expected"),
     "nested": (b"[" * 2000, "x.yaml: found no YAML, expected"),
+    "key twice": (
+        b"methods:\n  u: {label: U}\n  c: {}\n  u: {label: V}",
+        "x.yaml: methods.u: found twice (line 4), expected it once",
+    ),
+    "key twice, within itself": (b"&a {b: *a, c: 1, c: 2}", "x.yaml: c: found twice (line 1)"),
 }
 CELLS = {
     "unknown dataset": (["--dataset", "ghost"], "dataset: found 'ghost', expected one of digits"),

@@ -12,9 +12,11 @@ os.environ.update(PATH=os.pathsep.join([here, *os.get_exec_path()]))
 from snakemake.exceptions import WorkflowError
 
 from qcsbm import specification
-from qcsbm.config import ConfigError, load
+from qcsbm.config import ConfigError, load, require_keys_once
 
 try:
+    for file in workflow.configfiles:
+        require_keys_once(file)
     EXPERIMENT = load(config, ", ".join(map(str, workflow.configfiles)))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
