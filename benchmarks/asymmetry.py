@@ -30,11 +30,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from qcsbm.config import Digits, Training
 from qcsbm.conservativeness import estimate_asymmetry, exact_asymmetry, one_probe_asymmetry
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import dequantise
 from qcsbm.models import ScoreModel, build
+from qcsbm.schema import Digits, Training
 from qcsbm.sde import bcast
 from qcsbm.seeding import generator
 from qcsbm.training import train

@@ -26,11 +26,11 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from qcsbm.autodiff import rademacher
-from qcsbm.config import Digits, Training
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import dequantise
 from qcsbm.likelihood import Likelihood, log_likelihood
 from qcsbm.models import ScoreModel, build
+from qcsbm.schema import Digits, Training
 from qcsbm.sde import bcast
 from qcsbm.seeding import generator
 from qcsbm.training import train

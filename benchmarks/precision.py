@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from qcsbm.autodiff import rademacher
-from qcsbm.config import Digits, Training
 from qcsbm.data.digits import digits
 from qcsbm.losses import training_loss
 from qcsbm.models import ScoreModel, build
+from qcsbm.schema import Digits, Training
 from qcsbm.seeding import generator
 from qcsbm.training import BatchOrder, draw_batch, train
 

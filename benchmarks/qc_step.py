@@ -44,12 +44,12 @@ import torch
 from torch import Tensor
 
 from qcsbm.autodiff import rademacher
-from qcsbm.config import Digits, Training
 from qcsbm.conservativeness import ESTIMATORS
 from qcsbm.data.digits import digits
 from qcsbm.data.splits import Splits
 from qcsbm.losses import training_loss
 from qcsbm.models import ScoreModel, build
+from qcsbm.schema import Digits, Training
 from qcsbm.sde import bcast
 from qcsbm.seeding import generator
 from qcsbm.training import BatchOrder, draw_batch, squared_times, train

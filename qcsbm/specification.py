@@ -5,7 +5,8 @@ jobs it concerns and no other. ``protocol`` is what stands beside every number; 
 raised whenever the code of a stage changes its results.
 """
 
-from qcsbm.config import Cell, Experiment
+from qcsbm.config import Experiment
+from qcsbm.schema import Cell
 
 VERSIONS = {
     "prepare": 1,

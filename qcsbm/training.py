@@ -21,10 +21,10 @@ from tqdm import tqdm
 from qcsbm import checkpoint, parallel
 from qcsbm.autodiff import rademacher
 from qcsbm.checkpoint import TrainingState
-from qcsbm.config import Regulariser, Training
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.losses import training_loss
 from qcsbm.models import ScoreModel
+from qcsbm.schema import Regulariser, Training
 from qcsbm.seeding import derive, generator, permutation
 
 CURVE_COLUMNS = ("step", "dsm", "qc", "grad_norm")

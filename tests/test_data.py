@@ -24,11 +24,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
-from qcsbm.config import (
+from qcsbm.config import ConfigError, load
+from qcsbm.data import imagenet32, patches, splits
+from qcsbm.data.sources import SOURCES
+from qcsbm.data.splits import SPLITS
+from qcsbm.schema import (
     Arrays,
     Cifar10,
     Cifar100,
-    ConfigError,
     Dataset,
     Digits,
     Folder,
@@ -36,11 +39,7 @@ from qcsbm.config import (
     ImageNet32,
     Patches,
     Svhn,
-    load,
 )
-from qcsbm.data import imagenet32, patches, splits
-from qcsbm.data.sources import SOURCES
-from qcsbm.data.splits import SPLITS
 from qcsbm.stages import fetch as fetching
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -922,7 +921,7 @@ def test_every_source_has_a_reader_and_every_reader_a_source():
         }.get(source, {})
         data = Dataset.model_validate({"label": "x", "data": {"source": source, **extra}}).data
         assert data.source == source
-        # Unknown keys are named by the keys of this source: see `qcsbm.config`.
+        # Unknown keys are named by the keys of this source: see `qcsbm.schema`.
         assert type(data).__name__.lower() == source
 
 

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
 from qcsbm import classification
-from qcsbm.config import Digits
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import to_unit
 from qcsbm.feature_file import Features, read, write
@@ -25,6 +24,7 @@ from qcsbm.features import (
 )
 from qcsbm.metrics import metric_names
 from qcsbm.nets.classifier import Classifier
+from qcsbm.schema import Digits
 from qcsbm.seeding import generator
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"

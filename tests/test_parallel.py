@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import in_process
 
-from qcsbm import checkpoint, config, gpus, parallel, specification
+from qcsbm import checkpoint, config, gpus, parallel, schema, specification
 from qcsbm.stages import train
 
 # The first five of seven samples are regularised: two processes have three and two of them.
@@ -34,7 +34,7 @@ def spec(tiny, method, processes, stop, **training):
     cell = tiny.cells["digits", "u"].model_dump()
     training = {**cell["training"], "batch_size": 7, "processes": processes, **training}
     cell |= {**METHODS[method], "training": training, "steps": stop, "checkpoints": []}
-    cells = {("digits", method): config.Cell.model_validate(cell)}
+    cells = {("digits", method): schema.Cell.model_validate(cell)}
     experiment = config.Experiment(tiny.tier, tiny.datasets, {}, [method], cells, {}, None)
     return specification.train(experiment, "digits", method, 0, stop)
 

@@ -9,9 +9,9 @@ import torch
 
 from qcsbm import checkpoint
 from qcsbm.autodiff import rademacher
-from qcsbm.config import Regulariser, Training
 from qcsbm.losses import training_loss
 from qcsbm.models import build
+from qcsbm.schema import Regulariser, Training
 from qcsbm.seeding import derive, generator
 from qcsbm.stages.train import SavedState
 from qcsbm.training import BatchOrder, draw_batch, squared_times, train

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm.config import Arrays
 from qcsbm.data.local import dataset_folder, require_file, shuffled
 from qcsbm.data.npy import read_array
 from qcsbm.data.splits import SPLITS, Split, Splits
+from qcsbm.schema import Arrays
 
 LARGEST_LABEL = 2**16 - 1  # a network that classifies has an output for each smaller one
 TO_NCHW = {

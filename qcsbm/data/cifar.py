@@ -12,9 +12,9 @@ References:
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from qcsbm.config import Cifar10, Cifar100
 from qcsbm.data.local import dataset_folder, require_published, shuffled
 from qcsbm.data.splits import SPLITS, Split, Splits
+from qcsbm.schema import Cifar10, Cifar100
 
 
 def cifar10(config: Cifar10) -> Splits:

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from qcsbm.config import Digits
 from qcsbm.data.splits import Split, Splits
+from qcsbm.schema import Digits
 
 
 def digits(config: Digits) -> Splits:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qcsbm.config import Folder
 from qcsbm.data.local import LEVELS, dataset_folder, random_order
 from qcsbm.data.splits import SPLITS, Split, Splits
+from qcsbm.schema import Folder
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = slice(12, 16)  # where a PNG file says that its header follows

@@ -22,10 +22,10 @@ from typing import BinaryIO
 import numpy as np
 from torchvision.datasets import FashionMNIST
 
-from qcsbm.config import Idx
 from qcsbm.data.local import dataset_folder, require_file, shuffled
 from qcsbm.data.splits import Split, Splits
 from qcsbm.files import CHUNK
+from qcsbm.schema import Idx
 
 PREFIX = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTE = 8

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm.config import ImageNet32
 from qcsbm.data.local import LEVELS, dataset_folder, random_order, require_file
 from qcsbm.data.npy import read_array
 from qcsbm.data.splits import Split, Splits
+from qcsbm.schema import ImageNet32
 
 SHAPE = (3, 32, 32)
 CLASSES = 1000

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm.config import FromFiles
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.files import CHUNK
+from qcsbm.schema import FromFiles
 from qcsbm.seeding import permutation
 
 LEVELS = 256

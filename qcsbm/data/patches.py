@@ -7,8 +7,8 @@ testing, the rest is for training: no pixel is in both, and both see all of the 
 import numpy as np
 from sklearn.datasets import load_sample_images
 
-from qcsbm.config import Patches
 from qcsbm.data.splits import Split, Splits
+from qcsbm.schema import Patches
 
 BAND = 5  # widths of a patch per band; the last one is for testing
 

@@ -7,9 +7,9 @@ References:
 
 from torchvision.datasets import SVHN
 
-from qcsbm.config import Svhn
 from qcsbm.data.local import dataset_folder, require_published, shuffled
 from qcsbm.data.splits import SPLITS, Split, Splits
+from qcsbm.schema import Svhn
 
 
 def svhn(config: Svhn) -> Splits:

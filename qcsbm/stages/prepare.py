@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from qcsbm.config import Dataset, parse
 from qcsbm.data import splits
 from qcsbm.data.sources import SOURCES
+from qcsbm.schema import Dataset, parse
 from qcsbm.stages.arguments import add_spec
 
 

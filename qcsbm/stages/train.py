@@ -16,12 +16,12 @@ from pathlib import Path
 
 from qcsbm import checkpoint, parallel
 from qcsbm.checkpoint import TrainingState
-from qcsbm.config import Regulariser, Training
 from qcsbm.data.splits import describe, open_images
 from qcsbm.device import device
 from qcsbm.files import atomic, sha256
 from qcsbm.models import build
 from qcsbm.provenance import recorded
+from qcsbm.schema import Regulariser, Training
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_spec, existing
 from qcsbm.training import CURVE_COLUMNS, train
 
