@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save
 from torchvision.datasets import CIFAR10, SVHN
 
-from qcsbm import config, specification
+from qcsbm import config, schema, specification
 from qcsbm.data import splits
 from qcsbm.data.digits import digits
 from qcsbm.models import build
@@ -46,7 +46,7 @@ def spec(stage, *names):
 def prepared(tmp_path_factory):
     """The digits, as `prepare` writes them."""
     folder = tmp_path_factory.mktemp("prepared")
-    splits.write(folder, digits(config.Digits(source="digits")))
+    splits.write(folder, digits(schema.Digits(source="digits")))
     return folder
 
 

@@ -20,7 +20,7 @@ from conftest import ROOT, in_process, snakemake
 from safetensors.torch import save_file
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from qcsbm import config, specification
+from qcsbm import config, schema, specification
 from qcsbm.data import splits
 from qcsbm.data.digits import digits
 from qcsbm.features import INCEPTION_VARIABLE
@@ -33,7 +33,7 @@ CELL = ["--configfile", CI, "--dataset", "digits", "--method", "u"]
 def prepared(tmp_path_factory):
     """The digits, as `prepare` writes them."""
     folder = tmp_path_factory.mktemp("digits")
-    splits.write(folder, digits(config.Digits(source="digits")))
+    splits.write(folder, digits(schema.Digits(source="digits")))
     return folder
 
 
@@ -406,7 +406,7 @@ def test_no_dataset_is_read_outside_the_folder_of_datasets(source, name, root, r
     assert [path.name for path in root.iterdir()] == ["x.yaml"]
 
 
-HOSTILE = "'; touch planted; echo '$(touch planted)`touch planted`\" {output} & | > planted"
+HOSTILE = "'; touch planted; echo '$(touch planted)`touch planted`\" {output} & > planted"
 
 
 def test_labels_and_paths_reach_a_job_as_they_are_and_run_nothing(root):
