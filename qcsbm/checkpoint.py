@@ -1,9 +1,9 @@
 """Checkpoints: one safetensors file with raw weights, EMA weights and Adam's moments.
 
 Tensors are named ``model.*``, ``ema.*``, ``exp_avg.*`` and ``exp_avg_sq.*`` after the parameters
-of the model; the header carries the step, the specification of the training and, as long as the
-training goes on, its learning curve so far and the losses since that curve's last row. Reading one
-executes nothing.
+of the model, and ``qc_grad.*`` where a step's gradient of L_QC counts for later steps too; the
+header carries the step, the specification of the training and, as long as the training goes on, its
+learning curve so far and the losses since that curve's last row. Reading one executes nothing.
 """
 
 import json
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from qcsbm.files import atomic
 
-PARTS = ("model", "ema", "exp_avg", "exp_avg_sq")
+PARTS = ("model", "ema", "exp_avg", "exp_avg_sq", "qc_grad")
 
 
 @dataclass
@@ -32,6 +32,7 @@ class TrainingState:
     spec: dict = field(default_factory=dict)
     curve: list = field(default_factory=list)
     window: list = field(default_factory=list)
+    qc_grad: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save(path: str | Path, state: TrainingState) -> None:
@@ -114,10 +115,12 @@ def require_fit(state: TrainingState, model: nn.Module, path: str | Path) -> Non
     expected = model.state_dict()
     _require(state.model, expected, path)
     _require(state.ema, expected, path)
+    trained = {name: expected[name] for name in names(model)}
     if state.exp_avg or state.exp_avg_sq:  # neither before the first step
-        trained = {name: expected[name] for name in names(model)}
         _require(state.exp_avg, trained, path)
         _require(state.exp_avg_sq, trained, path)
+    if state.qc_grad:
+        _require(state.qc_grad, trained, path)
 
 
 def _require(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: str | Path) -> None:

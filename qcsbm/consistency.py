@@ -52,12 +52,13 @@ def _cell_inconsistencies(
             f"{place}.regulariser {where}: found one for parameterisation 'energy', expected none: "
             "the gradient of an energy is conservative"
         )
-    if cell.training.processes > cell.training.batch_size:
+    regularised = cell.regulariser.batch_size if cell.regulariser else None
+    samples = min(cell.training.batch_size, regularised or cell.training.batch_size)
+    if cell.training.processes > samples:
         yield (
             f"training.processes {where}, method {method}: found {cell.training.processes}, "
-            f"expected at most training.batch_size = {cell.training.batch_size}"
+            f"expected at most {samples}, as each has to have a sample"
         )
-    regularised = cell.regulariser.batch_size if cell.regulariser else None
     if regularised and regularised > cell.training.batch_size:
         yield (
             f"{place}.regulariser.batch_size {where}: found {regularised}, expected at most "

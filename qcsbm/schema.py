@@ -94,9 +94,10 @@ class Training(Closed):
 class Regulariser(Closed):
     """λ = ``weight`` and the estimator of L_QC, averaged over ``probes`` Rademacher probes.
 
-    ``batch_size`` samples of a batch are regularised, all of them if null, at every ``every``-th
-    step, with ``every`` times the weight. With ``times: squared`` the t of these steps favour small
-    ones, where the gradient of L_QC varies most, and are weighted for it.
+    ``batch_size`` samples of a batch are regularised, all of them if null. Every ``every``-th step
+    does so, and its gradient of L_QC counts for the steps up to the next one. With ``times:
+    squared`` the t of these steps favour small ones, where that gradient varies most, and are
+    weighted for it.
     """
 
     weight: NonNegative

@@ -80,13 +80,15 @@ def train(
         parameters, training.lr, betas=(training.beta1, 0.999), eps=training.eps
     )
     ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    start, curve, window = 0, [], []
+    start, curve, window, qc_grad = 0, [], [], {}
     if state is not None:
         checkpoint.restore(model, state.model, "the state to start from")
         checkpoint.restore_adam(optimiser, model, state)
         ema = {name: tensor.to(device).clone() for name, tensor in state.ema.items()}
         start, curve = state.step, list(state.curve)
         window = [torch.tensor(row, device=device) for row in state.window]
+        if state.qc_grad and regulariser and regulariser.every > 1:
+            qc_grad = {name: state.qc_grad[name].to(device) for name in names}
     order = BatchOrder(len(images), training.batch_size, seed)
     rank = parallel.rank()
     # Of a batch, and of its regularised first part, every process has every n-th sample.
@@ -116,13 +118,19 @@ def train(
         qc = torch.zeros_like(dsm)
         if loss.qc is not None:
             qc = (weights[: len(loss.qc)] * loss.qc).sum() / regularised
-            # Steps without L_QC are made up for, so that its expected gradient is that of λ L_QC.
-            total = dsm + regulariser.weight * regulariser.every * qc
+            if regulariser.every == 1:
+                total = dsm + regulariser.weight * qc
+            else:
+                qc_grad = _gradient(qc, names, parameters)
 
         optimiser.zero_grad()
         total.backward()
         losses = torch.stack([dsm, qc]).detach()
         parallel.sum_([*(p.grad for p in parameters if p.grad is not None), losses])
+        if qc_grad:
+            # Counting many times in one step instead, it would be cut by the clipping.
+            gradients = [p.grad for p in parameters]
+            torch._foreach_add_(gradients, list(qc_grad.values()), alpha=regulariser.weight)
         grad_norm = clip_grad_norm_(parameters, training.grad_clip)
         for group in optimiser.param_groups:
             group["lr"] = training.lr * min(step / training.warmup, 1)
@@ -138,8 +146,8 @@ def train(
             progress.set_postfix_str(f"dsm {curve[-1][1]:.2f}", refresh=False)
         if rank == 0 and save and step != stop and due():
             _require_finite(window, step)
-            save(_state(step, model, ema, optimiser, curve, window))
-    return _state(stop, model, ema, optimiser, curve, [])
+            save(_state(step, model, ema, optimiser, curve, window, qc_grad))
+    return _state(stop, model, ema, optimiser, curve, [], qc_grad)
 
 
 def draw_batch(
@@ -179,6 +187,13 @@ def squared_times(t: Tensor, epsilon: float, draws: torch.Generator) -> tuple[Te
     return epsilon + (1 - epsilon) * u.square(), 2 * u
 
 
+def _gradient(qc: Tensor, names: list[str], parameters: list[Tensor]) -> dict[str, Tensor]:
+    """The gradient of ``qc`` by parameter, over all processes; the graph is kept."""
+    gradient = torch.autograd.grad(qc, parameters, retain_graph=True, materialize_grads=True)
+    parallel.sum_(list(gradient))
+    return dict(zip(names, gradient, strict=True))
+
+
 def _row(step: int, window: list[Tensor], regulariser: Regulariser | None) -> list:
     """The row of the curve for the steps of ``window``, which ends at ``step``."""
     _require_finite(window, step)
@@ -206,6 +221,7 @@ def _state(
     optimiser: torch.optim.Adam,
     curve: list,
     window: list[Tensor],
+    qc_grad: dict[str, Tensor],
 ) -> TrainingState:
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
@@ -213,4 +229,7 @@ def _state(
     exp_avg, exp_avg_sq = checkpoint.adam_moments(optimiser, model)
     # EMA is kept for parameters only; buffers never change.
     rows = [row.tolist() for row in window]
-    return TrainingState(step, model.state_dict(), ema, exp_avg, exp_avg_sq, {}, list(curve), rows)
+    moments = exp_avg, exp_avg_sq
+    return TrainingState(
+        step, model.state_dict(), ema, *moments, {}, list(curve), rows, qc_grad=qc_grad
+    )

@@ -214,8 +214,7 @@ BAD = {
     "more processes than samples": (
         "defaults.training.processes",
         33,
-        "training.processes (dataset digits), method c: found 33, expected at most "
-        "training.batch_size = 32",
+        "training.processes (dataset digits), method c: found 33, expected at most 32",
     ),
     "checkpoints out of order": (
         "methods.u.checkpoints",

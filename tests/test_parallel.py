@@ -17,7 +17,7 @@ from qcsbm import checkpoint, config, gpus, parallel, schema, specification
 from qcsbm.stages import train
 
 # The first five of seven samples are regularised: two processes have three and two of them.
-PART = {"weight": 0.1, "batch_size": 5, "probes": 2, "times": "squared"}
+PART = {"weight": 0.1, "batch_size": 5, "probes": 2, "every": 2, "times": "squared"}
 METHODS = {
     "u": {"parameterisation": "score"},
     "c": {"parameterisation": "energy"},

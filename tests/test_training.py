@@ -1,5 +1,6 @@
 """The training loop: pairing, resume, EMA and the order of batches."""
 
+import copy
 import os
 import signal
 
@@ -54,18 +55,20 @@ def test_regulariser_of_weight_zero_changes_nothing(images, estimator):
     )
 
 
-def test_interrupted_training_ends_in_the_same_bytes(images, tmp_path):
-    whole = run(images, 60)
+@pytest.mark.parametrize("every", [None, 7])
+def test_interrupted_training_ends_in_the_same_bytes(every, images, tmp_path):
+    regulariser = every and Regulariser(weight=1.0, estimator="antisymmetric", every=every)
+    whole = run(images, 60, regulariser=regulariser)
     saved = []
 
     def save(state):  # tensors of a live model go on changing, a file does not
         saved.append(tmp_path / f"{state.step}.safetensors")
         checkpoint.save(saved[-1], state)
 
-    run(images, 60, save=save, due=iter([False, True] * 30).__next__)
+    run(images, 60, regulariser=regulariser, save=save, due=iter([False, True] * 30).__next__)
     assert len(saved) == 30 - 1
     for path in (saved[3], saved[-1]):  # in the first and in the second window of the curve
-        resumed = run(images, 60, state=checkpoint.load(path))
+        resumed = run(images, 60, state=checkpoint.load(path), regulariser=regulariser)
         assert_same(whole, resumed)
         assert whole.curve == resumed.curve and resumed.window == []
 
@@ -111,17 +114,33 @@ def test_sigterm_saves_the_state_and_ends_the_job_as_such(images, saved):
     assert_same(run(images, 9), run(images, 9, state=saved.load()))
 
 
-def test_regulariser_at_every_third_step_has_three_times_the_weight(images):
-    thrice = Regulariser(weight=0.5, estimator="trace", every=3)
-    once = Regulariser(weight=1.5, estimator="trace")
-    assert_same(run(images, 2), run(images, 2, regulariser=thrice))
-    assert_same(
-        run(images, 3, state=run(images, 2), regulariser=thrice),
-        run(images, 3, state=run(images, 2), regulariser=once),
+def test_gradient_of_every_third_step_counts_up_to_the_next(images):
+    options = {"weight": 0.5, "estimator": "trace"}
+    third, each = Regulariser(**options, every=3), Regulariser(**options)
+    training = TRAINING.model_copy(update={"grad_clip": 1e9, "beta1": 0.5})
+
+    def to(stop, state, regulariser):
+        state = copy.deepcopy(state)  # training goes on in its tensors
+        return train(fresh(), images, 17, training, regulariser, 3, stop, state)
+
+    assert_same(to(2, None, None), to(2, None, third))
+    before = to(2, None, None)
+    with_qc, without = to(3, before, third), to(3, before, None)
+    for name, moment in to(3, before, each).exp_avg.items():
+        # The same sum, added up in another order: entries are rounded at the size of their terms.
+        torch.testing.assert_close(with_qc.exp_avg[name], moment, rtol=1e-4, atol=1e-6)
+    for stop in (4, 5):
+        with_qc, without = to(stop, with_qc, third), to(stop, with_qc, None)
+        for name, gradient in with_qc.qc_grad.items():
+            # The first moment takes half of a step's gradient, of which λ = ½ times this one's.
+            change = with_qc.exp_avg[name] - without.exp_avg[name]
+            torch.testing.assert_close(change, gradient / 4, rtol=1e-4, atol=1e-6)
+    after = to(6, with_qc, third)
+    assert not torch.equal(
+        after.qc_grad["network.stem.weight"], with_qc.qc_grad["network.stem.weight"]
     )
-    curve = run(images, 60, regulariser=thrice).curve
-    assert curve[0][2] > 0 and curve[1][2] > 0
-    assert run(images, 2, regulariser=thrice).curve[0][2] is None
+    assert to(60, None, third).curve[1][2] > 0
+    assert before.curve[0][2] is None and to(2, None, third).curve[0][2] is None
 
 
 def test_squared_times_leave_means_unbiased():
