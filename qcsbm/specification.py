@@ -22,9 +22,8 @@ VERSIONS = {
     "table": 2,
     "cost": 1,
     "figure1": 1,
-    "figure3": 1,
     "figure4": 1,
-    "figure": 1,
+    "figures": 1,
     "claims": 1,
     "toy": 1,
     "toy_table": 1,
@@ -193,18 +192,15 @@ def figure4(experiment: Experiment) -> dict:
     return {"version": VERSIONS["figure4"], "protocol": {"seeds": 10, "steps": 10_000}}
 
 
-def figure3(experiment: Experiment, dataset: str) -> dict:
-    return {"version": VERSIONS["figure3"], "methods": _labels(experiment, dataset)}
-
-
-def figure(experiment: Experiment, dataset: str, picture: str) -> dict:
-    """One picture; ``controls`` and ``chains`` as in `qcsbm.config.Experiment`."""
+def figures(experiment: Experiment, dataset: str) -> dict:
+    """All pictures; samples are those of ``seed``. For the others see `qcsbm.config.Experiment`."""
     methods = experiment.methods
     controls = {method: experiment.control(dataset, method) for method in methods}
     return {
-        "version": VERSIONS["figure"],
-        "picture": picture,
+        "version": VERSIONS["figures"],
         "methods": _labels(experiment, dataset),
+        "seed": experiment.seeds[dataset][0],
+        "samplers": _samplers(experiment),
         "controls": {method: control for method, control in controls.items() if control},
         "chains": {method: experiment.chain(dataset, method) for method in methods},
     }
@@ -230,11 +226,10 @@ def claims(experiment: Experiment) -> dict:
             else:
                 alone.append(f"{cell.label} on {dataset.label}")
         datasets.append([name, dataset.label, comparisons])
-    samplers = sorted({t.sampler for t in experiment.tables.values() if t.sampler})
     return {
         "version": VERSIONS["claims"],
         "datasets": datasets,
-        "samplers": samplers,
+        "samplers": _samplers(experiment),
         "alone": alone,
     }
 
@@ -266,6 +261,10 @@ def toy_figure(experiment: Experiment, dataset: str) -> dict:
 
 def _labels(experiment: Experiment, dataset: str) -> list[list[str]]:
     return [[method, experiment.cells[dataset, method].label] for method in experiment.methods]
+
+
+def _samplers(experiment: Experiment) -> list[str]:
+    return sorted({table.sampler for table in experiment.tables.values() if table.sampler})
 
 
 def _run(stage: str, dataset: str, method: str, seed: int, cell: Cell) -> dict:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -14,5 +14,5 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, fl
     if n < 2:
         return None
     mean, stderr = float(np.mean(values)), float(np.std(values, ddof=1)) / n**0.5
-    half_width = float(stats.t.ppf((1 + level) / 2, n - 1)) * stderr
+    half_width = float(stdtrit(n - 1, (1 + level) / 2)) * stderr
     return mean - half_width, mean + half_width

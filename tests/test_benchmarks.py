@@ -32,6 +32,11 @@ def model(qc_step):
     return build((1, 4, 4), "score", False, dict(network, init_scale=1.0), qc_step.SDE, 0).double()
 
 
+@pytest.fixture(scope="module")
+def workflow():
+    return load("workflow")
+
+
 def batch(n=3):
     g = generator(0, "published")
     x_0 = torch.rand(n, 1, 4, 4, dtype=torch.float64, generator=g)
@@ -66,3 +71,40 @@ def test_settings_of_equal_variance_leave_no_room_for_another_step(qc_step):
     assert {(64, 11), (32, 5), (16, 2), (8, 1)} <= chosen
     assert all(m == 1 or m * 64 / b <= 11.7 for b, m in chosen)
     assert (64, 1) not in chosen
+
+
+def write_benchmark(folder, name, seconds):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.tsv").write_text(f"s\th:m:s\tcpu_time\n{seconds}\t0:00:01\tNA\n")
+
+
+def test_every_job_of_the_workflow_is_counted_under_its_kind(workflow, tmp_path):
+    logs = tmp_path / "ci/logs"
+    for name, seconds in {"table2": 1, "figure4": 2, "figures": 3, "claims": 4}.items():
+        write_benchmark(logs, name, seconds)
+    run = logs / "digits/c/seed0"
+    for name, seconds in {"train60": 10, "likelihood.1-of-2": 20, "gather_likelihood": 5}.items():
+        write_benchmark(run, name, seconds)
+    for name, seconds in {"sample.1-of-1": 25, "features.classifier.1-of-1": 30}.items():
+        write_benchmark(run / "pc", name, seconds)
+    kinds = workflow.shares(workflow.jobs(tmp_path), dict.fromkeys(workflow.STAGES, 0.5))
+    assert {kind: (facts["jobs"], facts["s"]) for kind, facts in kinds.items()} == {
+        "train": (1, 10),
+        "sample": (1, 25),
+        "evaluate": (2, 50),
+        "everything else": (5, 15),
+    }
+    assert kinds["evaluate"]["share"] == 0.5 and kinds["evaluate"]["starts_s"] == 1.0
+
+
+@pytest.mark.slow
+def test_tier_is_run_elsewhere_and_its_times_are_those_of_its_jobs(workflow):
+    tier = workflow.run("ci", cores=1, targets=("results/ci/data/patches/data.json",))
+    assert [stage for stage, _ in tier.jobs] == ["prepare"]
+    assert tier.jobs[0][1] < tier.wall_s and tier.jobs_s > 0 and tier.snakemake_s > 0
+    with pytest.raises(OSError, match="MissingRuleException"):
+        workflow.run("ci", cores=1, targets=("no/such/file",))
+
+
+def test_start_of_a_stage_takes_cpu_time(workflow):
+    assert 0 < workflow.starts(["status"], 1)["status"] < 60

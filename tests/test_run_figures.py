@@ -1,12 +1,15 @@
 """Pictures of trained models: what is read from records, and what is drawn from it."""
 
 import json
+import re
 
 import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import in_process
 
+from qcsbm import failure
 from qcsbm.figures import frames, runs, style
 
 METHODS = {"c": "C", "u": "U", "qc": "QC"}
@@ -90,6 +93,7 @@ def test_compute_adds_the_segments_that_lead_to_a_checkpoint(tmp_path):
     chains = {
         "u": [("u", 0, 100), ("u", 100, 150)],
         "qc": [("u", 0, 100), ("qc", 100, 150)],
+        "imported": [],
     }
     records = [
         training("u", 100, 0, 0, cpu_s=10.0, wall_s=99.0),
@@ -206,6 +210,69 @@ def test_quality_stands_at_the_seconds_of_its_run(metrics):
     (points,) = drawn(figure.axes[2], "qc")
     assert points.get_xdata().tolist() == [200.0, 201.0, 202.0]
     assert points.get_ydata().tolist() == [20.0, 21.0, 22.0]
+
+
+def test_without_seconds_of_training_no_quality_is_drawn(metrics):
+    seconds = pd.DataFrame(columns=["method", "seed", "seconds", "clock"])
+    figure = runs.quality_against_compute(metrics, seconds, METHODS)
+    assert [text.get_text() for text in figure.texts] == ["Nothing was measured."]
+
+
+def failed(folder, method, *names):
+    paths = [folder / f"{name}.json" for name in names]
+    failure.write(paths, "it diverged", {"method": method, "seed": 0, "protocol": {}})
+    return paths
+
+
+@pytest.fixture
+def finished(tmp_path, curves):
+    """Records of C, which could not be trained, U, and QC without samples; no asymmetry at all."""
+    blank = np.zeros((20, 1, 2, 2), dtype=np.uint8)
+    np.save(tmp_path / "test.npy", blank)
+    (tmp_path / "data.json").write_text('{"shape": [1, 2, 2], "levels": 17, "classes": 10}')
+    records = failed(tmp_path / "c", "c", "step50", "likelihood", "asymmetry", "sample")
+    nll = {"name": "nll", "value": 2.0, "stderr": 0.1, "n": 9, "unit": "bits/dim"}
+    training = {"protocol": {"stop": 50}, "cost": {"started_at_step": 0, "cpu_s": 5.0}}
+    for method in ("u", "qc"):
+        folder = tmp_path / method
+        records += [
+            write_record(folder, "step50", "train", method, 0, **training),
+            write_record(folder, "likelihood", "likelihood", method, 0, metrics=[nll]),
+            *failed(folder, method, "asymmetry"),
+        ]
+        curve = curves.query("method == @method and seed == 0").drop(columns=["method", "seed"])
+        curve.to_csv(folder / "step50.csv", index=False)
+    records += failed(tmp_path / "qc", "qc", "sample")
+    # Without the file of its samples, a record of another seed or sampler must not be opened.
+    for seed, sampler in ((0, "pc"), (1, "pc"), (0, "ode")):
+        folder = tmp_path / f"u/seed{seed}/{sampler}"
+        protocol = {"sampler": sampler}
+        records.append(write_record(folder, "sample", "sample", "u", seed, protocol=protocol))
+    np.save(tmp_path / "u/seed0/pc/samples.npy", blank)
+    return records
+
+
+def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished, tmp_path):
+    spec = {
+        "methods": [["c", "C"], ["u", "U"], ["qc", "QC"]],
+        "seed": 0,
+        "samplers": ["pc"],
+        "controls": {"u": "c", "qc": "u"},
+        "chains": {method: [[method, 0, 50]] for method in METHODS},
+    }
+    arguments = ["--data", tmp_path, "--records", *finished, "--out", tmp_path / "figures"]
+    assert in_process("figures", "--spec", json.dumps(spec), *arguments) == 0
+    named = {
+        path.stem: re.findall(r">(C|U|QC|Nothing was measured\.)</text>", path.read_text())
+        for path in (tmp_path / "figures").glob("*.svg")
+    }
+    assert named == {
+        "asymmetry": ["Nothing was measured."],
+        "learning_curves": ["U", "QC"],
+        "metrics_by_seed": ["U", "QC"],
+        "quality_against_compute": ["U", "QC"],
+        "figure3_pc": ["U"],
+    }
 
 
 def test_colours_in_pictures_are_those_of_the_style(levels):

@@ -37,7 +37,8 @@ def test_quick_tier_is_the_default_and_complete(project):
     assert counts["likelihood"] == counts["asymmetry"] == experiments
     # Every U is trained once, in two segments, for itself and for both models that start from it.
     assert counts["train"] == experiments + 4
-    assert counts["table"] == 2 and counts["metrics"] == counts["cost"] == 1
+    assert counts["table"] == counts["figures"] == 2
+    assert counts["metrics"] == counts["cost"] == 1
 
 
 def test_table_2_needs_no_samples(project):
@@ -46,6 +47,13 @@ def test_table_2_needs_no_samples(project):
     assert (
         set(counts) == {"prepare", "train", "likelihood", "asymmetry", "table", "total"} | gathered
     )
+
+
+def test_a_picture_is_drawn_with_all_others_of_its_dataset(project):
+    target = "results/figures/patches/asymmetry.png"
+    counts = jobs(snakemake("-n", target, cwd=project).stdout)
+    assert counts["figures"] == counts["prepare"] == 1
+    assert counts["quality"] == counts["likelihood"] == counts["asymmetry"] == 4
 
 
 def test_shards_are_split_and_gathered(project):

@@ -10,7 +10,6 @@ References:
 """
 
 import numpy as np
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from qcsbm.data.local import dataset_folder, require_published, shuffled
 from qcsbm.data.splits import SPLITS, Split, Splits
@@ -24,7 +23,7 @@ def cifar10(config: Cifar10) -> Splits:
         FileNotFoundError: one of the files is missing.
         ValueError: one of the files is not the published one.
     """
-    return _read(CIFAR10, config)
+    return _read("CIFAR10", config)
 
 
 def cifar100(config: Cifar100) -> Splits:
@@ -34,17 +33,20 @@ def cifar100(config: Cifar100) -> Splits:
         FileNotFoundError: one of the files is missing.
         ValueError: one of the files is not the published one.
     """
-    return _read(CIFAR100, config)
+    return _read("CIFAR100", config)
 
 
-def _read(published: type[CIFAR10], config: Cifar10 | Cifar100) -> Splits:
+def _read(name: str, config: Cifar10 | Cifar100) -> Splits:
+    from torchvision import datasets  # takes seconds, and only this source needs it
+
+    published = getattr(datasets, name)
     folder = dataset_folder(config.source)
     origin = f"{published.url} (MD5 {published.tgz_md5}), unpacked in {folder}"
     meta = (published.meta["filename"], published.meta["md5"])
     for file, md5 in [*published.train_list, *published.test_list, meta]:
         require_published(folder / published.base_folder / file, md5, origin)
     splits = {}
-    for name in SPLITS:
-        dataset = published(folder, train=name == "train")
-        splits[name] = Split(dataset.data.transpose(0, 3, 1, 2), np.array(dataset.targets))
+    for split in SPLITS:
+        dataset = published(folder, train=split == "train")
+        splits[split] = Split(dataset.data.transpose(0, 3, 1, 2), np.array(dataset.targets))
     return shuffled(folder, config, splits)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from torchvision.datasets import FashionMNIST
 
 from qcsbm.data.local import dataset_folder, require_file, shuffled
 from qcsbm.data.splits import Split, Splits
@@ -53,6 +52,8 @@ def _read(path: Path, ndim: int) -> np.ndarray:
     if path.is_file():
         with path.open("rb") as file:
             return _parse(file, path, ndim)
+    from torchvision.datasets import FashionMNIST  # takes seconds, and is not always needed
+
     path = path.with_name(f"{path.name}.gz")
     md5 = dict(FashionMNIST.resources)[path.name]
     url = f"{FashionMNIST.mirrors[0]}{path.name}"

@@ -5,8 +5,6 @@ References:
     http://ufldl.stanford.edu/housenumbers/
 """
 
-from torchvision.datasets import SVHN
-
 from qcsbm.data.local import dataset_folder, require_published, shuffled
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.schema import Svhn
@@ -19,6 +17,8 @@ def svhn(config: Svhn) -> Splits:
         FileNotFoundError: one of the files is missing.
         ValueError: one of the files is not the published one.
     """
+    from torchvision.datasets import SVHN  # takes seconds, and only this source needs it
+
     folder = dataset_folder(config.source)
     splits = {}
     for name in SPLITS:

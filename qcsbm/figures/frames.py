@@ -42,9 +42,9 @@ def compute(records: Iterable[Path], chains: dict[str, Sequence]) -> pd.DataFram
     """Seconds of training behind the final checkpoint of every run: method, seed, seconds, clock.
 
     ``chains`` has, for each method, the (method, first step, last step) of all segments that lead
-    there, U's among those of QC. ``clock`` is "GPU" where one was used, else "CPU". The record of
-    a job that was interrupted tells of the steps after its resumption; their time stands for the
-    others, too.
+    there, U's among those of QC; a model that was imported has none and gets no row. ``clock`` is
+    "GPU" where one was used, else "CPU". The record of a job that was interrupted tells of the
+    steps after its resumption; their time stands for the others, too.
     """
     seconds_per_step, clocks = {}, {}
     for path in records:
@@ -60,7 +60,7 @@ def compute(records: Iterable[Path], chains: dict[str, Sequence]) -> pd.DataFram
     for method, chain in chains.items():
         for seed in sorted({seed for _, _, seed in clocks}):
             keys = [(of, last, seed) for of, _, last in chain]
-            if all(key in clocks for key in keys):
+            if keys and all(key in clocks for key in keys):
                 steps = [last - first for _, first, last in chain]
                 seconds = sum(n * seconds_per_step[key] for n, key in zip(steps, keys, strict=True))
                 rows.append((method, seed, seconds, clocks[keys[-1]]))

@@ -169,6 +169,8 @@ def quality_against_compute(metrics: pd.DataFrame, seconds: pd.DataFrame, method
     values = values[values["metric"].isin(["nll", "fd", "fid"])].merge(
         seconds, on=["method", "seed"], validate="many_to_one"
     )
+    if values.empty:
+        return style.nothing()
     groups = list(values.groupby(["sampler", "metric"]))
     figure, axes = style.panels(1, len(groups), 2.7)
     for panel, ((sampler, metric), chosen) in zip(axes[0], groups, strict=True):

@@ -66,6 +66,13 @@ def panels(rows: int, columns: int, height: float, **options) -> tuple[Figure, n
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def nothing() -> Figure:
+    """What stands in place of a picture when nothing that it shows was measured."""
+    figure = Figure(figsize=(WIDTH, 0.5))
+    figure.text(0.5, 0.5, "Nothing was measured.", ha="center", va="center", color=GREY)
+    return figure
+
+
 def colour(method: str) -> str:
     """The colour of a method; black for one that has none."""
     return COLOURS.get(method, BLACK)

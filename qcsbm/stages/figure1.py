@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     sizes = arguments.spec["protocol"]["sizes"]
     seeds = range(1, arguments.spec["protocol"]["starts"] + 1)
-    table = compare(gaussian.random_starts(seeds))
     starts = pd.concat([gaussian.random_starts(seeds, size) for size in sizes])
+    table = compare(starts[starts["h"] == starts["epsilon"].map(gaussian.paper_step_size)])
     starts = starts[starts["epsilon"] > 0]
     title = "Figure 1: what non-conservativeness costs a sampler"
     write_text(arguments.starts, starts.to_csv(index=False))

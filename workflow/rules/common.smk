@@ -161,7 +161,14 @@ def reference_features(wildcards):
 
 
 FIGURES = f"{ROOT}/figures/{{dataset}}"
+PICTURES = [
+    "asymmetry",
+    "learning_curves",
+    "metrics_by_seed",
+    "quality_against_compute",
+]
 SAMPLERS = sorted({t.sampler for t in EXPERIMENT.tables.values() if t.sampler})
+SAMPLES = [f"figure3_{sampler}" for sampler in SAMPLERS]
 
 
 def training_records(dataset):
@@ -174,48 +181,24 @@ def training_records(dataset):
     ]
 
 
-def asymmetry_records(dataset):
-    return [f"{run}/asymmetry.json" for run in runs(EXPERIMENT.methods, [dataset])]
-
-
-def records_with_cost(dataset):
-    return [*all_records([dataset]), *training_records(dataset)]
-
-
-PICTURES = {
-    "asymmetry": asymmetry_records,
-    "learning_curves": training_records,
-    "metrics_by_seed": lambda dataset: all_records([dataset]),
-    "quality_against_compute": records_with_cost,
-}
-WITH_CSV = ("asymmetry", "learning_curves")
-
-
 def picture_records(wildcards):
-    return PICTURES[wildcards.picture](wildcards.dataset)
+    return [*all_records([wildcards.dataset]), *training_records(wildcards.dataset)]
 
 
-def picture_csv(wildcards):
-    """Files beside the records that the picture is drawn from."""
-    if wildcards.picture not in WITH_CSV:
-        return []
-    return [record.replace(".json", ".csv") for record in picture_records(wildcards)]
-
-
-def first_samples(name):
-    """The file ``name`` of the samples of every method, with the first seed."""
-
-    def of(wildcards):
-        seed = EXPERIMENT.seeds[wildcards.dataset][0]
-        return [
-            f"{ROOT}/runs/{wildcards.dataset}/{method}/seed{seed}/{wildcards.sampler}/{name}"
-            for method in EXPERIMENT.methods
-        ]
-
-    return of
+def drawn_files(wildcards):
+    """What is drawn beside the records: curves, noise levels, and samples of the first seed."""
+    dataset, seed = wildcards.dataset, EXPERIMENT.seeds[wildcards.dataset][0]
+    curves = [record.replace(".json", ".csv") for record in training_records(dataset)]
+    levels = [f"{run}/asymmetry.csv" for run in runs(EXPERIMENT.methods, [dataset])]
+    samples = expand(
+        f"{ROOT}/runs/{dataset}/{{method}}/seed{seed}/{{sampler}}/samples.npy",
+        method=EXPERIMENT.methods,
+        sampler=SAMPLERS,
+    )
+    return [*curves, *levels, *samples]
 
 
 def dataset_figures(datasets):
     """All pictures of ``datasets``."""
-    names = [*PICTURES, *(f"figure3_{sampler}" for sampler in SAMPLERS)]
+    names = [*PICTURES, *SAMPLES]
     return expand(f"{FIGURES}/{{name}}.png", dataset=datasets, name=names)

@@ -1,57 +1,42 @@
-# Pictures of the trained models, a folder per dataset.
-rule figure3:
+# All pictures of the trained models of a dataset: one job, since drawing takes less time than the
+# start of a process.
+rule figures:
     input:
         data=rules.prepare.output,
-        records=first_samples("sample.json"),
-        samples=first_samples("samples.npy"),
-    output:
-        png=report(
-            f"{FIGURES}/figure3_{{sampler}}.png",
-            caption="../report/figure3.rst",
-            category="Figures",
-            subcategory="{dataset}",
-            labels={"picture": "Figure 3 ({sampler})"},
-        ),
-        svg=f"{FIGURES}/figure3_{{sampler}}.svg",
-    log:
-        f"{LOGS}/{{dataset}}/figure3_{{sampler}}.log",
-    benchmark:
-        f"{LOGS}/{{dataset}}/figure3_{{sampler}}.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        spec=spec("figure3", "dataset"),
-        data=subpath(input[0], parent=True),
-        figure=subpath(output.png, strip_suffix=".png"),
-    shell:
-        "python -m qcsbm figure3 --spec {params.spec:q} --data {params.data:q}"
-        " --records {input.records:q} --out {params.figure:q} 2> {log:q}"
-
-
-rule figure:
-    input:
         records=picture_records,
-        csv=picture_csv,
+        files=drawn_files,
     output:
-        png=report(
-            f"{FIGURES}/{{picture}}.png",
-            caption="../report/figure.rst",
-            category="Figures",
-            subcategory="{dataset}",
-            labels={"picture": "{picture}"},
-        ),
-        svg=f"{FIGURES}/{{picture}}.svg",
+        [
+            report(
+                f"{FIGURES}/{picture}.png",
+                caption=f"../report/{picture}.rst",
+                category="Figures",
+                subcategory="{dataset}",
+                labels={"picture": picture},
+            )
+            for picture in PICTURES
+        ],
+        [
+            report(
+                f"{FIGURES}/figure3_{sampler}.png",
+                caption="../report/figure3.rst",
+                category="Figures",
+                subcategory="{dataset}",
+                labels={"picture": f"Figure 3 ({sampler})"},
+            )
+            for sampler in SAMPLERS
+        ],
+        svg=[f"{FIGURES}/{picture}.svg" for picture in [*PICTURES, *SAMPLES]],
     log:
-        f"{LOGS}/{{dataset}}/{{picture}}.log",
+        f"{LOGS}/{{dataset}}/figures.log",
     benchmark:
-        f"{LOGS}/{{dataset}}/{{picture}}.tsv"
-    wildcard_constraints:
-        picture="|".join(PICTURES),
+        f"{LOGS}/{{dataset}}/figures.tsv"
     conda:
         "../../environment.yml"
     params:
-        spec=spec("figure", "dataset", "picture"),
-        figure=subpath(output.png, strip_suffix=".png"),
+        spec=spec("figures", "dataset"),
+        data=subpath(input[0], parent=True),
+        folder=subpath(output[0], parent=True),
     shell:
-        "python -m qcsbm figure --spec {params.spec:q} --records {input.records:q}"
-        " --out {params.figure:q} 2> {log:q}"
+        "python -m qcsbm figures --spec {params.spec:q} --data {params.data:q}"
+        " --records {input.records:q} --out {params.folder:q} 2> {log:q}"
