@@ -9,20 +9,17 @@ parameter gradient of L_QC, over data, noise, t and probe together, is measured 
 paper's public code: two vector products through the graph, a backward pass of the loss and a second
 one of the first product (https://github.com/chen-hao-chao/qcsbm). Its gradient is that of "trace".
 
-**Cheaper without bias.** Regularising b of the B samples multiplies V by B/b. Regularising every
-m-th step, with m times the weight, costs (m − 1) U + 1 QC per m steps. Over a window of m steps the
-mean of the gradient is then one g, of variance V, where m independent ones would have V/m. Hence a
-setting (b, m) of the antisymmetric estimator has no more variance than the published step, within
-every window of m steps, as long as
+**Cheaper without bias.** Regularising b of the B samples multiplies V by B/b. Computing the
+gradient of L_QC in every m-th step and adding it in all m steps costs (m − 1) U + 1 QC per m steps.
+Over a window of m steps the mean of the gradient is then one g, of variance V, where m independent
+ones would have V/m. Hence a setting (b, m) of the antisymmetric estimator has no more variance than
+the published step, within every window of m steps, as long as
 
 .. math:: m B / b \le V_{trace} / V_{antisymmetric}.
 
 The largest such m is timed for every b, in windows of m real steps, and for whole batches with
 ``times: squared``, whose variance is measured as the others' are; the cheapest is the last line's
-``equal_variance``. The schedule must not be random: with weight m and probability 1/m in each step
-the gradient of a step has the second moment m² (V + |M|²)/m, M its mean, so its variance is
-m (V + |M|²) − |M|² and the mean's over the window V + |M|² (1 − 1/m), more than V. All of this is
-about the gradient: Adam and clipping see one step of m times the length in a window.
+``equal_variance``. What that does to a training is measured by ``weight_sweep.py``.
 
 ``--levels n`` also measures V · time with t confined to each of n equal parts of its range.
 The last line is a JSON object; times are medians in seconds of the CPU time of one thread, peak
@@ -84,34 +81,33 @@ def our_step(
     v: Tensor,
     estimator: str = "trace",
     b: int = 0,
-    weight: float = WEIGHT,
-    squared: bool = False,
 ) -> None:
-    """One step with L_QC by ``estimator`` on the first ``b`` samples; a U step without any.
-
-    With ``squared`` the times are those of ``times: squared``.
-    """
-    weights = torch.ones_like(t)
-    if squared:
-        t, weights = squared_times(t, model.sde.epsilon, ORDER)
+    """One step with L_QC by ``estimator`` on the first ``b`` samples; a U step without any."""
     loss = training_loss(model, x_0, t, z, v[None, :b] if b else None, estimator)
-    total = (weights * loss.dsm).mean()
-    if loss.qc is not None:
-        total = total + weight * (weights[:b] * loss.qc).mean()
+    total = loss.dsm.mean() if loss.qc is None else loss.dsm.mean() + WEIGHT * loss.qc.mean()
     total.backward()
 
 
 def window(
     model: ScoreModel, *batch: Tensor, estimator: str, b: int, every: int, squared: bool = False
 ) -> None:
-    """``every`` steps, the last of them with L_QC on ``b`` samples and ``every`` times its weight.
+    """``every`` steps that share one gradient of L_QC on ``b`` samples, as training makes them.
 
     The gradients of the last step are left on the model.
     """
-    for _ in range(every - 1):
-        our_step(model, *batch)
+    x_0, t, z, v = batch
+    parameters = list(model.parameters())
+    weights = torch.ones_like(t)
+    if squared:
+        t, weights = squared_times(t, model.sde.epsilon, ORDER)
+    for step in range(every):
         model.zero_grad()
-    our_step(model, *batch, estimator=estimator, b=b, weight=every * WEIGHT, squared=squared)
+        loss = training_loss(model, x_0, t, z, None if step else v[None, :b], estimator)
+        if loss.qc is not None:
+            qc = (weights[:b] * loss.qc).mean()
+            shared = torch.autograd.grad(qc, parameters, retain_graph=True, materialize_grads=True)
+        (weights * loss.dsm).mean().backward()
+        torch._foreach_add_([p.grad for p in parameters], shared, alpha=WEIGHT)
 
 
 def gradient_of_qc(
