@@ -1,6 +1,7 @@
 rule reference_features:
     input:
-        data=rules.prepare.output,
+        data=rules.prepare.output.description,
+        images=f"{DATA}/{{split}}.npy",
         weights=lambda wildcards: extractor_weights(
             wildcards.dataset, wildcards.extractor
         ),
@@ -14,19 +15,19 @@ rule reference_features:
         "../../environment.yml"
     params:
         spec=spec("features", "extractor"),
-        data=subpath(input[0], parent=True),
+        data=DATA,
         weights=lambda wildcards, input: (
             ["--weights", input.weights] if input.weights else []
         ),
     shell:
         "python -m qcsbm features --spec {params.spec:q} --data {params.data:q} {params.weights:q}"
-        " --images {params.data:q}/{wildcards.split}.npy --shard {wildcards.scatteritem}"
+        " --images {input.images:q} --shard {wildcards.scatteritem}"
         " --out {output:q} 2> {log:q}"
 
 
 rule sample_features:
     input:
-        data=rules.prepare.output,
+        data=rules.prepare.output.description,
         images=rules.gather_samples.output.images,
         weights=lambda wildcards: extractor_weights(
             wildcards.dataset, wildcards.extractor
@@ -41,7 +42,7 @@ rule sample_features:
         "../../environment.yml"
     params:
         spec=spec("features", "extractor"),
-        data=subpath(input[0], parent=True),
+        data=DATA,
         weights=lambda wildcards, input: (
             ["--weights", input.weights] if input.weights else []
         ),
@@ -75,7 +76,8 @@ rule quality:
 
 rule likelihood:
     input:
-        data=rules.prepare.output,
+        data=rules.prepare.output.description,
+        images=f"{DATA}/test.npy",
         checkpoint=final_checkpoint,
     output:
         bits=temp(f"{RUN}/shards/likelihood.{{scatteritem}}.npz"),
@@ -88,7 +90,7 @@ rule likelihood:
         "../../environment.yml"
     params:
         spec=spec("likelihood", "dataset", "method", "seed"),
-        data=subpath(input[0], parent=True),
+        data=DATA,
     shell:
         "python -m qcsbm likelihood --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
@@ -118,7 +120,8 @@ rule gather_likelihood:
 
 rule asymmetry:
     input:
-        data=rules.prepare.output,
+        data=rules.prepare.output.description,
+        images=f"{DATA}/test.npy",
         checkpoint=final_checkpoint,
     output:
         values=temp(f"{RUN}/shards/asymmetry.{{scatteritem}}.npz"),
@@ -131,7 +134,7 @@ rule asymmetry:
         "../../environment.yml"
     params:
         spec=spec("asymmetry", "dataset", "method", "seed"),
-        data=subpath(input[0], parent=True),
+        data=DATA,
     shell:
         "python -m qcsbm asymmetry --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"

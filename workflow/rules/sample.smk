@@ -1,7 +1,7 @@
 # A shard of the samples of a trained model, then all of them.
 rule sample:
     input:
-        data=rules.prepare.output,
+        data=rules.prepare.output.description,
         checkpoint=final_checkpoint,
     output:
         images=temp(f"{RUN}/{{sampler}}/shards/samples.{{scatteritem}}.npz"),
@@ -14,7 +14,7 @@ rule sample:
         "../../environment.yml"
     params:
         spec=spec("sample", "dataset", "method", "seed", "sampler"),
-        data=subpath(input[0], parent=True),
+        data=DATA,
     shell:
         "python -m qcsbm sample --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
@@ -23,7 +23,7 @@ rule sample:
 
 rule gather_samples:
     input:
-        data=rules.prepare.output,
+        data=rules.prepare.output.description,
         images=gather.shards(rules.sample.output.images, allow_missing=True),
         records=gather.shards(rules.sample.output.record, allow_missing=True),
     output:
@@ -38,7 +38,7 @@ rule gather_samples:
         "../../environment.yml"
     params:
         spec=spec("sample", "dataset", "method", "seed", "sampler"),
-        data=subpath(input[0], parent=True),
+        data=DATA,
     shell:
         "python -m qcsbm gather_samples --spec {params.spec:q} --data {params.data:q}"
         " --shards {input.images:q} --records {input.records:q}"
