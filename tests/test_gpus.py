@@ -133,6 +133,7 @@ def test_jobs_that_compute_on_a_gpu_ask_for_one(profile):
     stages = ROOT.glob("qcsbm/stages/*.py")
     computing = {path.stem for path in stages if "import device" in path.read_text()}
     requests = yaml.safe_load((ROOT / f"profiles/{profile}/config.yaml").read_text())
-    asking = {rule for rule, resources in requests["set-resources"].items() if "gpu" in resources}
+    resources = requests["set-resources"].items()
+    asking = {rule for rule, asked in resources if asked.keys() & {"gpu", "gres"}}
     features = {"sample_features", "reference_features"}
     assert asking == computing - {"features"} | features

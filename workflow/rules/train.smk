@@ -13,6 +13,7 @@ rule train:
         f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/train{{step}}.log",
     benchmark:
         f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/train{{step}}.tsv"
+    threads: lambda wildcards: cell(wildcards).training.processes
     conda:
         "../../environment.yml"
     params:
