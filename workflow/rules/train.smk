@@ -13,9 +13,9 @@ rule train:
         f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/train{{step}}.log",
     benchmark:
         f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/train{{step}}.tsv"
-    threads: lambda wildcards: cell(wildcards).training.processes
     conda:
         "../../environment.yml"
+    threads: lambda wildcards: cell(wildcards).training.processes
     params:
         spec=spec("train", "dataset", "method", "seed", "step"),
         data=subpath(input[0], parent=True),
