@@ -15,7 +15,7 @@ rule reference_features:
         "../../environment.yml"
     params:
         spec=spec("features", "extractor"),
-        data=DATA,
+        data=subpath(input.data, parent=True),
         weights=lambda wildcards, input: (
             ["--weights", input.weights] if input.weights else []
         ),
@@ -42,7 +42,7 @@ rule sample_features:
         "../../environment.yml"
     params:
         spec=spec("features", "extractor"),
-        data=DATA,
+        data=subpath(input.data, parent=True),
         weights=lambda wildcards, input: (
             ["--weights", input.weights] if input.weights else []
         ),
@@ -90,7 +90,7 @@ rule likelihood:
         "../../environment.yml"
     params:
         spec=spec("likelihood", "dataset", "method", "seed"),
-        data=DATA,
+        data=subpath(input.data, parent=True),
     shell:
         "python -m qcsbm likelihood --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
@@ -134,7 +134,7 @@ rule asymmetry:
         "../../environment.yml"
     params:
         spec=spec("asymmetry", "dataset", "method", "seed"),
-        data=DATA,
+        data=subpath(input.data, parent=True),
     shell:
         "python -m qcsbm asymmetry --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"

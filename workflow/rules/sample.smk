@@ -14,7 +14,7 @@ rule sample:
         "../../environment.yml"
     params:
         spec=spec("sample", "dataset", "method", "seed", "sampler"),
-        data=DATA,
+        data=subpath(input.data, parent=True),
     shell:
         "python -m qcsbm sample --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
@@ -38,7 +38,7 @@ rule gather_samples:
         "../../environment.yml"
     params:
         spec=spec("sample", "dataset", "method", "seed", "sampler"),
-        data=DATA,
+        data=subpath(input.data, parent=True),
     shell:
         "python -m qcsbm gather_samples --spec {params.spec:q} --data {params.data:q}"
         " --shards {input.images:q} --records {input.records:q}"
