@@ -1,0 +1,82 @@
+"""Thousands of jobs: what is submitted to a cluster, and what one more job costs Snakemake."""
+
+import pstats
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from conftest import ROOT, snakemake
+from test_workflow import jobs
+
+CI = ("--configfile", ROOT / "config/ci.yaml")
+MODELS = [(data, method) for data in ("digits", "patches") for method in ("c", "u", "qc", "qcplus")]
+
+
+def submissions(output):
+    """Of a dry run: the groups as (name, number of jobs by rule), and the jobs of no group."""
+    groups, single = [], Counter()
+    for line in output.splitlines():
+        if group := re.search(r"Group job (\S+) \(jobs", line):
+            groups.append((group[1], Counter()))
+        elif member := re.match(r" +rule (\w+):", line):
+            groups[-1][1][member[1]] += 1
+        elif job := re.match(r"rule (\w+):", line):
+            single[job[1]] += 1
+    return groups, single
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_slurm_profile_groups_evaluations_by_checkpoint_and_shard(shards, tmp_path):
+    options = ("--set-scatter", f"shards={shards}", "--workflow-profile", ROOT / "profiles/slurm")
+    output = snakemake("-n", *CI, *options, cwd=tmp_path).stdout
+    groups, single = submissions(output)
+    shard = {"sample": 1, "likelihood": 1, "asymmetry": 1}
+    expected = [
+        (f"evaluate.{dataset}.{method}.0.{i + 1}-of-{shards}", shard)
+        for dataset, method in MODELS
+        for i in range(shards)
+    ]
+    expected += [("quality", {"sample_features": shards, "quality": 1})] * len(MODELS)
+    assert sorted(groups, key=str) == sorted(
+        ((name, Counter(rules)) for name, rules in expected), key=str
+    )
+    everything = single + sum((rules for _, rules in groups), Counter())
+    assert everything == Counter({**jobs(output), "total": 0}) + Counter()
+    assert single["train"] == 10
+
+
+def test_local_runs_have_no_groups(tmp_path):
+    groups, single = submissions(snakemake("-n", *CI, cwd=tmp_path).stdout)
+    assert groups == [] and single["sample"] == len(MODELS)
+
+
+def test_shard_names_no_more_files_than_it_reads(tmp_path):
+    """Looking up what makes every input of every job is most of what a DAG takes."""
+    output = snakemake("-n", *CI, cwd=tmp_path).stdout
+    inputs = re.findall(r"^rule (\w+):\n    input: (.*)", output, re.MULTILINE)
+    limits = {"sample": 2, "likelihood": 3, "asymmetry": 3, "sample_features": 3}
+    for rule, files in inputs:
+        assert rule not in limits or len(files.split(", ")) <= limits[rule], rule
+    assert limits.keys() <= dict(inputs).keys()
+
+
+def calls_of_ours(folder, seeds):
+    """Number of jobs of a dry run, and of calls of this repository's functions that it made."""
+    command = [sys.executable, "-m", "cProfile", "-o", "profile", "-m", "snakemake", "-n"]
+    command += ["--snakefile", ROOT / "Snakefile", *CI, "--config", f"seeds={seeds}"]
+    run = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True)
+    ours = (str(ROOT / "qcsbm"), str(ROOT / "workflow"))
+    statistics = pstats.Stats(str(folder / "profile")).stats
+    calls = sum(row[1] for (file, *_), row in statistics.items() if file.startswith(ours))
+    return jobs(run.stdout)["total"], calls
+
+
+def test_calls_per_job_are_few_and_do_not_grow(tmp_path):
+    sizes = [calls_of_ours(tmp_path, seeds) for seeds in ([0], [0, 1], [0, 1, 2, 3])]
+    (few, a), (more, b), (most, c) = sizes
+    first, second = (b - a) / (more - few), (c - b) / (most - more)
+    assert second <= 12, sizes
+    # Whatever a job looks through all models for would take more calls, the more models there are.
+    assert second < 1.05 * first, sizes
