@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     ) as record:
         record.protocol["step"] = published.step
         record.protocol["parameters"] = sum(p.numel() for p in model.parameters())
-        parts = {part: _prefixed(getattr(published, part)) for part in checkpoint.PARTS}
+        names = ("model", "ema", "exp_avg", "exp_avg_sq")
+        parts = {name: _prefixed(getattr(published, name)) for name in names}
         state = TrainingState(step=published.step, spec=spec, **parts)
         checkpoint.save(arguments.out / "checkpoint.safetensors", state)
 
