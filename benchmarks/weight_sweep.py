@@ -1,13 +1,13 @@
 """Does an estimator of lower variance buy quality? Asym, NLL and FD against λ.
 
     snakemake results/weight_sweep/metrics.csv --configfile benchmarks/weight_sweep.yaml
-    python benchmarks/weight_sweep.py [--out docs/weight_sweep]
+    python benchmarks/weight_sweep.py [--out docs/weight_sweep.svg]
 
 Every number of `weight_sweep.yaml` is compared with that of another method with the same seed, as
 both saw the same data and noise: a difference, or for Asym a ratio. Means over seeds have Student's
-95 % intervals; of ratios, those of the logarithm. Written are OUT.svg and OUT.png; printed, a table
-of every method against U, one of the uses of the antisymmetric estimator against the trace at the
-same λ, and as the last line a JSON object.
+95 % intervals; of ratios, those of the logarithm. A picture is written; printed are a table of
+every method against U, one of the uses of the antisymmetric estimator against the trace at the same
+λ, and as the last line a JSON object.
 """
 
 import argparse
@@ -82,12 +82,12 @@ def draw(compared: pd.DataFrame, out: Path) -> None:
     axes[0].yaxis.set_minor_formatter(NullFormatter())
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    style.save(figure, out)
+    figure.savefig(out, metadata={"Date": None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs/weight_sweep")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs/weight_sweep.svg")
     arguments = parser.parse_args()
     experiment = read(HERE / "weight_sweep.yaml")
     root, seeds = Path(experiment.root), experiment.seeds["digits"]

@@ -386,5 +386,6 @@ def _has(raw: Any, path: list[str]) -> bool:
 
 
 def short(value: Any) -> str:
+    """``value`` as a sentence shows it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -11,7 +11,7 @@ from qcsbm.schema import Cell
 VERSIONS = {
     "prepare": 1,
     "classifier": 1,
-    "train": 2,
+    "train": 3,
     "import_checkpoint": 1,
     "sample": 2,
     "features": 2,

@@ -106,18 +106,15 @@ def train(
         x_0, t, z = draw_batch(images, levels, order(step), training, model, seed, step)
         probes, weights = None, torch.ones_like(t)
         if regulariser and step % regulariser.every == 0:
-            if regulariser.times == "squared":
-                t, weights = squared_times(t, model.sde.epsilon, generator(seed, "times", step))
-            regularised = regulariser.batch_size or training.batch_size
-            shape = (regulariser.probes, regularised, *x_0.shape[1:])
-            probes = rademacher(shape, generator(seed, "probes", step))[:, own].to(device)
+            t, weights, whole = draw_regularised(x_0, t, regulariser, model, seed, step)
+            probes = whole[:, own].to(device)
         estimator = regulariser.estimator if regulariser else "trace"
         x_0, t, z, weights = (tensor[own].to(device) for tensor in (x_0, t, z, weights))
         loss = training_loss(model, x_0, t, z, probes, estimator)
         total = dsm = (weights * loss.dsm).sum() / training.batch_size
         qc = torch.zeros_like(dsm)
         if loss.qc is not None:
-            qc = (weights[: len(loss.qc)] * loss.qc).sum() / regularised
+            qc = (weights[: len(loss.qc)] * loss.qc).sum() / whole.shape[1]
             if regulariser.every == 1:
                 total = dsm + regulariser.weight * qc
             else:
@@ -126,10 +123,10 @@ def train(
         optimiser.zero_grad()
         total.backward()
         losses = torch.stack([dsm, qc]).detach()
-        parallel.sum_([*(p.grad for p in parameters if p.grad is not None), losses])
+        gradients = [p.grad for p in parameters]
+        parallel.sum_([*gradients, losses])
         if qc_grad:
             # Counting many times in one step instead, it would be cut by the clipping.
-            gradients = [p.grad for p in parameters]
             torch._foreach_add_(gradients, list(qc_grad.values()), alpha=regulariser.weight)
         grad_norm = clip_grad_norm_(parameters, training.grad_clip)
         for group in optimiser.param_groups:
@@ -169,6 +166,21 @@ def draw_batch(
     epsilon = model.sde.epsilon
     t = epsilon + (1 - epsilon) * torch.rand(len(x_0), generator=draws)
     return x_0, t, torch.randn(x_0.shape, generator=draws)
+
+
+def draw_regularised(
+    x_0: Tensor, t: Tensor, regulariser: Regulariser, model: ScoreModel, seed: int, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Times and their weights, both (B,), and probes (K, b, ...) of a step that evaluates L_QC.
+
+    ``x_0`` (B, ...) and uniform ``t`` (B,) are the step's; b of the B samples are regularised.
+    """
+    weights = torch.ones_like(t)
+    if regulariser.times == "squared":
+        t, weights = squared_times(t, model.sde.epsilon, generator(seed, "times", step))
+    b = regulariser.batch_size or len(x_0)
+    shape = (regulariser.probes, b, *x_0.shape[1:])
+    return t, weights, rademacher(shape, generator(seed, "probes", step))
 
 
 def squared_times(t: Tensor, epsilon: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -226,10 +238,13 @@ def _state(
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise ArithmeticError(f"training diverged: {name} is not finite after step {step}")
-    exp_avg, exp_avg_sq = checkpoint.adam_moments(optimiser, model)
     # EMA is kept for parameters only; buffers never change.
-    rows = [row.tolist() for row in window]
-    moments = exp_avg, exp_avg_sq
     return TrainingState(
-        step, model.state_dict(), ema, *moments, {}, list(curve), rows, qc_grad=qc_grad
+        step,
+        model.state_dict(),
+        ema,
+        *checkpoint.adam_moments(optimiser, model),
+        curve=list(curve),
+        window=[row.tolist() for row in window],
+        qc_grad=qc_grad,
     )

@@ -102,7 +102,3 @@ def test_tier_is_run_elsewhere_and_its_times_are_those_of_its_jobs(workflow):
     assert tier.jobs[0][1] < tier.wall_s and tier.jobs_s > 0 and tier.snakemake_s > 0
     with pytest.raises(OSError, match="MissingRuleException"):
         workflow.run("ci", cores=1, targets=("no/such/file",))
-
-
-def test_start_of_a_stage_takes_cpu_time(workflow):
-    assert 0 < workflow.starts(["status"], 1)["status"] < 60

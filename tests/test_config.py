@@ -101,7 +101,7 @@ BAD = {
     "unknown nested key": (
         "defaults.training.momentum",
         1,
-        "defaults.training.momentum: found an unknown key, expected one of batch_size, ",
+        "defaults.training.momentum: found an unknown key, expected one of batch_size, processes, ",
     ),
     "misspelt key": (
         "methods.qc.regulariser",

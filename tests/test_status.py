@@ -191,7 +191,7 @@ def test_damaged_files_count_as_absent(experiment):
         assert (found["step"], found["DSM"], found["state"]) == ("44/60", "", "running")
 
 
-def test_files_that_vanish_while_they_are_read_count_as_absent(experiment, monkeypatch):
+def test_files_that_vanish_while_they_are_read_leave_their_facts_unknown(experiment, monkeypatch):
     put_training(U, 0, 40, 1.0, 12.5)
     put_state("last", 52, [])
     put(TRAIN_LOG, bar(50, 60, 5.0))
@@ -204,7 +204,8 @@ def test_files_that_vanish_while_they_are_read_count_as_absent(experiment, monke
         return found
 
     monkeypatch.setattr(status, "glob", and_remove)
-    status.report(experiment, NOW)
+    found = row(experiment)
+    assert (found["step"], found["state"]) == ("–/60", "interrupted")
 
 
 @pytest.mark.parametrize("behind", ["", bar(41, 60, 5.0) + "\n"])

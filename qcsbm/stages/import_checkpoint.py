@@ -44,9 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     ) as record:
         record.protocol["step"] = published.step
         record.protocol["parameters"] = sum(p.numel() for p in model.parameters())
-        names = ("model", "ema", "exp_avg", "exp_avg_sq")
-        parts = {name: _prefixed(getattr(published, name)) for name in names}
-        state = TrainingState(step=published.step, spec=spec, **parts)
+        tensors = published.model, published.ema, published.exp_avg, published.exp_avg_sq
+        state = TrainingState(published.step, *map(_prefixed, tensors), spec)
         checkpoint.save(arguments.out / "checkpoint.safetensors", state)
 
 
