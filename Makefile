@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all report env test lint lock
+.PHONY: all report env test lint digests lock
 
 all: env
 	$(BIN)/snakemake --cores all all
@@ -29,6 +29,10 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# After a change of source. UNCHANGED names the stages whose results are the same bytes as before.
+digests: env
+	$(BIN)/python tests/regression/code_digests.py $(UNCHANGED)
 
 # Pins that are there stay; `uv pip compile --upgrade …` raises them.
 lock:

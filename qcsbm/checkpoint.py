@@ -2,8 +2,9 @@
 
 Tensors are named ``model.*``, ``ema.*``, ``exp_avg.*`` and ``exp_avg_sq.*`` after the parameters
 of the model, and ``qc_grad.*`` where a step's gradient of L_QC counts for later steps too; the
-header carries the step, the specification of the training and, as long as the training goes on, its
-learning curve so far and the losses since that curve's last row. Reading one executes nothing.
+header carries the step, the specification of the training, the digests of the code that it ran
+(`qcsbm.provenance.Record`) and, as long as the training goes on, its learning curve so far and the
+losses since that curve's last row. Reading one executes nothing.
 """
 
 import json
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from qcsbm.files import atomic
 
 PARTS = ("model", "ema", "exp_avg", "exp_avg_sq", "qc_grad")
+HEADER = ("step", "spec", "curve", "window", "code")
 
 
 @dataclass
@@ -33,6 +35,7 @@ class TrainingState:
     curve: list = field(default_factory=list)
     window: list = field(default_factory=list)
     qc_grad: dict[str, Tensor] = field(default_factory=dict)
+    code: dict[str, list[str]] = field(default_factory=dict)
 
 
 def save(path: str | Path, state: TrainingState) -> None:
@@ -42,7 +45,7 @@ def save(path: str | Path, state: TrainingState) -> None:
         for part in PARTS
         for name, tensor in getattr(state, part).items()
     }
-    header = {name: getattr(state, name) for name in ("step", "spec", "curve", "window")}
+    header = {name: getattr(state, name) for name in HEADER}
     with atomic(path) as temporary:
         write_tensors(temporary, tensors, header)
 
@@ -88,6 +91,12 @@ def load(path: str | Path, step: int | None = None) -> TrainingState:
     if step is not None and state.step != step:
         raise ValueError(f"{path}: found a checkpoint at step {state.step}, expected step {step}")
     return state
+
+
+def code(path: str | Path) -> dict[str, list[str]]:
+    """Which code made a checkpoint that `load` can read, as `qcsbm.provenance.Record` has it."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["qcsbm"]).get("code", {})
 
 
 def load_weights(

@@ -8,10 +8,11 @@ computation is a result, see `qcsbm.failure`: the sentence stands in them, and t
 import argparse
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 
-from qcsbm import failure
+from qcsbm import failure, outside, source_code
 
 STAGES = {
     "fetch": "download a dataset",
@@ -21,6 +22,7 @@ STAGES = {
     "describe": "print what an experiment file makes of one dataset and method",
     "import-checkpoint": "convert a published PyTorch checkpoint",
     "status": "show what is done, running, failed, interrupted and missing",
+    "verify": "check a result folder against its experiment file",
     "sample": "generate a shard of a model's samples",
     "gather_samples": "put the shards of samples together",
     "features": "extract features of images",
@@ -63,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         reason = failure.first(_inputs(arguments, outputs)) if outputs else None
         if reason is None:
-            module.run(arguments)
-            return 0
+            _require_planned(arguments)
+            return module.run(arguments) or 0
     except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         _say(arguments.stage, error)
         return 2
@@ -83,6 +85,24 @@ def main(argv: list[str] | None = None) -> int:
 def _say(stage: str, error: Exception) -> None:
     # Names of files and messages of libraries may have line breaks.
     print(f"qcsbm {stage}: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _require_planned(arguments: argparse.Namespace) -> None:
+    """Refuse code, and files from outside, other than those that this job was planned with.
+
+    Raises:
+        ValueError: there are some.
+    """
+    planned, found = os.environ.get(source_code.PLANNED), source_code.package_digest()
+    if planned and planned != found:
+        raise ValueError(
+            f"{source_code.PACKAGE}: found code with digest {found[:12]}, expected {planned[:12]}, "
+            "the code that planned this job: it was changed since, or is another installation; run "
+            "snakemake again"
+        )
+    for name, sha256 in (getattr(arguments, "spec", None) or {}).get("outside", {}).items():
+        if path := getattr(arguments, name, None):
+            outside.require(path, sha256)
 
 
 def _inputs(arguments: argparse.Namespace, outputs: list[Path]) -> list[Path]:

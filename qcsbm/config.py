@@ -30,11 +30,17 @@ class Experiment:
     cells: dict[tuple[str, str], Cell]
     tables: dict[str, Table]
     toy: Toy | None
+    strict: bool
 
     @property
     def root(self) -> str:
         """The folder of results, relative to the project."""
         return "results" if self.tier == "quick" else f"results/{self.tier}"
+
+    @property
+    def samplers(self) -> list[str]:
+        """The samplers of all tables."""
+        return sorted({table.sampler for table in self.tables.values() if table.sampler})
 
     def cell(self, dataset: str, method: str) -> Cell:
         """The cell of names that a user gave.
@@ -194,6 +200,7 @@ def load(config: dict, source: str) -> Experiment:
         cells=cells,
         tables=document.tables,
         toy=document.toy,
+        strict=document.strict,
     )
     for problem in inconsistencies(experiment):
         raise ConfigError(f"{source}: {problem}")

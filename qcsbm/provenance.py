@@ -1,7 +1,9 @@
 """The JSON record that every stage leaves: what was measured, how, from what, and at what cost.
 
-``metrics``, ``protocol`` and ``inputs`` are the same bytes whenever specification and seed are;
-``cost`` and ``provenance`` differ from run to run and are left out of comparisons by name.
+``specification`` is what the stage was told, word for word. ``protocol`` is what stands beside its
+numbers: that of the specification, and facts found on the way. ``inputs`` and ``outputs`` are the
+SHA-256 of files by name. All of these and ``metrics`` are the same bytes whenever specification and
+seed are; ``cost`` and ``provenance`` differ from run to run and are left out of comparisons.
 """
 
 import json
@@ -9,30 +11,45 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
-from qcsbm import __version__
+from qcsbm import __version__, source_code
 from qcsbm.files import sha256, write_text
 
 VARYING = ("cost", "provenance")
-PACKAGES = ("torch", "numpy", "scipy", "pandas")
+IDENTITY = ("dataset", "method", "seed")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "pytorch-fid",
+    "safetensors",
+    "snakemake",
+)
 
 
 @dataclass
 class Record:
-    """One measurement, filled while the stage runs."""
+    """One measurement, filled while the stage runs.
+
+    ``code`` has, for each stage whose code the numbers depend on, the digests of its source, see
+    `qcsbm.source_code`: one, unless a part was computed by other code than the rest.
+    """
 
     stage: str
     protocol: dict
     metrics: list[dict] = field(default_factory=list)
     cost: dict = field(default_factory=dict)
+    code: dict[str, list[str]] = field(default_factory=dict)
 
     def metric(self, name: str, value: float, stderr: float | None, n: int, unit: str) -> None:
         """Add a number, its standard error within this run (None if it has none) and sample size.
@@ -45,22 +62,32 @@ class Record:
                 raise ArithmeticError(f"{self.stage}: {what} is {number}, expected a finite number")
         self.metrics.append({"name": name, "value": value, "stderr": stderr, "n": n, "unit": unit})
 
+    def computed_by(self, code: dict[str, list[str]]) -> None:
+        """Say that the numbers also depend on what this ``code`` computed."""
+        for stage, digests in code.items():
+            self.code[stage] = sorted({*self.code.get(stage, []), *digests})
+
 
 @contextmanager
 def recorded(
-    path: str | Path, stage: str, spec: dict, inputs: Iterable[str | Path], processes: int = 1
+    path: str | Path,
+    stage: str,
+    spec: dict,
+    inputs: Iterable[str | Path],
+    outputs: Iterable[str | Path] = (),
+    processes: int = 1,
 ) -> Iterator[Record]:
     """A record that is written to ``path`` when the block succeeds, with its cost and origin.
 
-    ``spec`` is the stage's specification, see `qcsbm.specification`. ``inputs`` are files whose
-    checksums the record keeps. CPU time includes that of processes which this one started and
-    waited for; each of ``processes`` holds a GPU where one is used.
+    ``spec`` is the stage's specification, see `qcsbm.specification`. Of the files ``inputs`` and
+    ``outputs`` the record keeps checksums. CPU time includes that of processes which this one
+    started and waited for; each of ``processes`` holds a GPU where one is used.
     """
     entry = Record(stage, dict(spec["protocol"]))
+    # What runs is what was imported: the files may have changed when the block ends.
+    entry.computed_by({stage: [source_code.stage_digest(stage)]})
     wall, cpu = time.perf_counter(), _cpu_s()
     yield entry
-    identity = {key: value for key, value in spec.items() if key != "protocol"}
-    checksums = {Path(file).name: sha256(file) for file in inputs}
     cost = {
         "wall_s": round(time.perf_counter() - wall, 3),
         "cpu_s": round(_cpu_s() - cpu, 3),
@@ -68,14 +95,16 @@ def recorded(
         **_gpu_cost(wall, processes),
         **entry.cost,
     }
-    _write(path, entry, identity, checksums, cost, provenance())
+    _write(path, entry, spec, checksums(inputs), checksums(outputs), cost)
 
 
 @contextmanager
-def gathered(path: str | Path, shards: list[dict]) -> Iterator[Record]:
+def gathered(
+    path: str | Path, stage: str, shards: list[dict], outputs: Iterable[str | Path]
+) -> Iterator[Record]:
     """The record, written to ``path``, of the whole that the records ``shards`` are parts of.
 
-    Costs are sums over the shards, peaks of memory their maxima.
+    ``stage`` puts them together. Costs are sums over the shards, peaks of memory their maxima.
 
     Raises:
         ValueError: the shards are not parts of one whole: they differ in more than cost and origin.
@@ -90,42 +119,67 @@ def gathered(path: str | Path, shards: list[dict]) -> Iterator[Record]:
             )
     first = facts[0]
     entry = Record(first["stage"], first["protocol"])
+    entry.computed_by({stage: [source_code.stage_digest(stage)]})
+    for shard in shards:
+        entry.computed_by(shard["provenance"]["code"])
     yield entry
     costs = [shard["cost"] for shard in shards]
     combine = {key: max if "memory" in key else sum for key in costs[0]}
     cost = {key: how(c[key] for c in costs) for key, how in combine.items()}
-    identity = {
-        k: v for k, v in first.items() if k not in ("stage", "metrics", "protocol", "inputs")
-    }
-    origin = {**shards[0]["provenance"], "shards": len(shards)}
-    _write(path, entry, identity, first["inputs"], cost, origin)
+    origin = {**shards[0]["provenance"], "code": entry.code, "shards": len(shards)}
+    spec, inputs = first["specification"], first["inputs"]
+    _write(path, entry, spec, inputs, checksums(outputs), cost, origin)
+
+
+def checksums(files: Iterable[str | Path]) -> dict[str, str]:
+    """The SHA-256 of ``files`` by their names, without the folders."""
+    return {Path(file).name: sha256(file) for file in files}
 
 
 def _write(
-    path: str | Path, entry: Record, identity: dict, inputs: dict, cost: dict, origin: dict
+    path: str | Path,
+    entry: Record,
+    spec: dict,
+    inputs: dict,
+    outputs: dict,
+    cost: dict,
+    origin: dict | None = None,
 ) -> None:
     document = {
         "stage": entry.stage,
-        **identity,
+        **{key: spec[key] for key in IDENTITY if key in spec},
+        "specification": spec,
         "metrics": entry.metrics,
         "protocol": entry.protocol,
         "inputs": inputs,
+        "outputs": outputs,
         "cost": cost,
-        "provenance": origin,
+        "provenance": origin or provenance(entry.code),
     }
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def provenance() -> dict:
-    """Where and when this process computes, with what."""
+def provenance(code: dict[str, list[str]]) -> dict:
+    """Where and when this process computes, with what, and by which ``code``."""
     return {
         "python": platform.python_version(),
         "qcsbm": __version__,
-        "packages": {name: version(name) for name in PACKAGES},
+        "checkout": source_code.commit(),
+        "code": code,
+        "packages": dict(_versions(PACKAGES)),
         "device": device_name(),
+        "processor": processor_name(),
         "command": sys.argv[1:],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _versions(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in packages:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
 
 
 def _cpu_s() -> float:
@@ -159,6 +213,7 @@ class _Facts(BaseModel):
     dataset: str | None = None
     method: str | None = None
     seed: int | None = None
+    specification: dict
     metrics: list[_Metric]
     protocol: dict
 
@@ -178,9 +233,19 @@ def read_record(path: str | Path) -> dict:
 
 
 def device_name() -> str:
-    """The GPU's name where one is used, else the processor's architecture."""
+    """The GPU's name where one is used, else the processor's."""
     torch = _torch_with_gpu()
-    return torch.cuda.get_device_name() if torch else platform.machine()
+    return torch.cuda.get_device_name() if torch else processor_name()
+
+
+def processor_name() -> str:
+    """The model of the processor, as far as the system tells it: results differ between models."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _torch_with_gpu() -> ModuleType | None:

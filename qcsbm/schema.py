@@ -308,9 +308,13 @@ class Toy(Closed):
 
 
 class Document(Closed):
-    """The file as it is written; parts of cells are checked once they are merged."""
+    """The file as it is written; parts of cells are checked once they are merged.
+
+    ``strict`` refuses tables of numbers that were not all computed by the same code.
+    """
 
     tier: str
+    strict: bool = False
     seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
     defaults: dict[str, Any] = {}
     datasets: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]

@@ -2,11 +2,19 @@
 
 It holds exactly what the stage's result depends on, so that a change of configuration reruns the
 jobs it concerns and no other. ``protocol`` is what stands beside every number; ``version`` is
-raised whenever the code of a stage changes its results.
+raised whenever the code of a stage changes its results; ``outside`` has the SHA-256 of files that
+no job of the workflow makes, None of those that are not there. Stages that put records together
+are told which specifications these may have, see `qcsbm.agreement`.
 """
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from qcsbm import extractor_weights, layout, outside
+from qcsbm.agreement import digest
 from qcsbm.config import Experiment
-from qcsbm.schema import Cell
+from qcsbm.data import raw
+from qcsbm.schema import Cell, Table
 
 VERSIONS = {
     "prepare": 1,
@@ -30,14 +38,29 @@ VERSIONS = {
     "toy_figure": 1,
 }
 
+# Records in the folder of a run.
+TRAINED = ("step*.json",)
+LIKELIHOOD = ("likelihood.json", "asymmetry.json")
+MEASURED = (*LIKELIHOOD, "*/sample.json", "*/quality.json")
+COSTLY = (*TRAINED, "likelihood.json", "*/sample.json")
+
 # The keys of `qcsbm.experiments.toy.DATASETS` and ``METHODS``, known without torch.
 TOY_DATASETS = ("8-gaussian", "spirals", "checkerboard")
 TOY_METHODS = ("c", "u", "qc")
 
 
 def prepare(experiment: Experiment, dataset: str) -> dict:
+    """``raw`` is the fingerprint of the files that are read.
+
+    Where they are gone, what was prepared from them stays valid.
+    """
     data = experiment.datasets[dataset].data
-    return {"version": VERSIONS["prepare"], "data": data.model_dump()}
+    prepared = f"{layout.data(experiment, dataset)}/data.json"
+    return {
+        "version": VERSIONS["prepare"],
+        "data": data.model_dump(),
+        "raw": raw.fingerprint(data) or raw.prepared(prepared),
+    }
 
 
 def classifier(experiment: Experiment, dataset: str) -> dict:
@@ -62,6 +85,7 @@ def train(experiment: Experiment, dataset: str, method: str, seed: int, step: in
             "regulariser": regulariser,
             **({"start": cell.init_from.step} if imported else {}),
         },
+        **({"outside": {"init": outside.sha256(cell.init_from.checkpoint)}} if imported else {}),
     }
 
 
@@ -93,7 +117,7 @@ def describe(experiment: Experiment, dataset: str, method: str) -> dict:
 def sample(experiment: Experiment, dataset: str, method: str, seed: int, sampler: str) -> dict:
     cell = experiment.cells[dataset, method]
     return {
-        **_run("sample", dataset, method, seed, cell),
+        **_measured("sample", experiment, dataset, method, seed),
         "protocol": {
             "train_steps": cell.steps,
             "weights": cell.quality.weights,
@@ -106,11 +130,17 @@ def sample(experiment: Experiment, dataset: str, method: str, seed: int, sampler
 
 
 def features(experiment: Experiment, extractor: str) -> dict:
-    return {"version": VERSIONS["features"], "protocol": {"extractor": extractor}}
+    weights = extractor_weights.path(extractor)
+    return {
+        "version": VERSIONS["features"],
+        "protocol": {"extractor": extractor},
+        **({"outside": {"weights": outside.sha256(weights)}} if weights else {}),
+    }
 
 
 def quality(experiment: Experiment, dataset: str, method: str, seed: int, sampler: str) -> dict:
     cell = experiment.cells[dataset, method]
+    statistics = cell.quality.statistics
     return {
         "version": VERSIONS["quality"],
         "dataset": dataset,
@@ -125,13 +155,14 @@ def quality(experiment: Experiment, dataset: str, method: str, seed: int, sample
             "statistics": cell.quality.statistics,
             "neighbours": cell.quality.neighbours,
         },
+        **({"outside": {"statistics": outside.sha256(statistics)}} if statistics else {}),
     }
 
 
 def likelihood(experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
     cell = experiment.cells[dataset, method]
     return {
-        **_run("likelihood", dataset, method, seed, cell),
+        **_measured("likelihood", experiment, dataset, method, seed),
         "protocol": {"train_steps": cell.steps, **cell.likelihood.model_dump()},
     }
 
@@ -139,7 +170,7 @@ def likelihood(experiment: Experiment, dataset: str, method: str, seed: int) -> 
 def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
     cell = experiment.cells[dataset, method]
     return {
-        **_run("asymmetry", dataset, method, seed, cell),
+        **_measured("asymmetry", experiment, dataset, method, seed),
         "protocol": {
             "train_steps": cell.steps,
             "dequantised": cell.training.dequantise,
@@ -149,14 +180,17 @@ def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> d
 
 
 def metrics(experiment: Experiment) -> dict:
-    return {"version": VERSIONS["metrics"]}
+    expected = _expected(experiment, experiment.datasets, experiment.methods, MEASURED)
+    return {"version": VERSIONS["metrics"], **expected}
 
 
 def table(experiment: Experiment, name: str) -> dict:
     """Rows and labels of a table; ``sampler`` is None for the table of NLL and asymmetry."""
     configured = experiment.tables[name]
+    files = table_files(configured)
     return {
         "version": VERSIONS["table"],
+        **_expected(experiment, experiment.datasets, configured.methods, files),
         "sampler": configured.sampler,
         "datasets": {key: dataset.label for key, dataset in experiment.datasets.items()},
         "methods": {
@@ -168,10 +202,16 @@ def table(experiment: Experiment, name: str) -> dict:
     }
 
 
+def table_files(configured: Table) -> tuple[str, ...]:
+    """Patterns of the records in the folder of a run that a table is made of."""
+    return (f"{configured.sampler}/*.json",) if configured.sampler else LIKELIHOOD
+
+
 def cost(experiment: Experiment) -> dict:
     """Rows and labels of the table of costs."""
     return {
         "version": VERSIONS["cost"],
+        **_expected(experiment, experiment.datasets, experiment.methods, COSTLY),
         "datasets": {key: dataset.label for key, dataset in experiment.datasets.items()},
         "methods": {
             dataset: [
@@ -198,9 +238,10 @@ def figures(experiment: Experiment, dataset: str) -> dict:
     controls = {method: experiment.control(dataset, method) for method in methods}
     return {
         "version": VERSIONS["figures"],
+        **_expected(experiment, [dataset], methods, (*TRAINED, *MEASURED)),
         "methods": _labels(experiment, dataset),
         "seed": experiment.seeds[dataset][0],
-        "samplers": _samplers(experiment),
+        "samplers": experiment.samplers,
         "controls": {method: control for method, control in controls.items() if control},
         "chains": {method: experiment.chain(dataset, method) for method in methods},
     }
@@ -229,7 +270,7 @@ def claims(experiment: Experiment) -> dict:
     return {
         "version": VERSIONS["claims"],
         "datasets": datasets,
-        "samplers": _samplers(experiment),
+        "samplers": experiment.samplers,
         "alone": alone,
     }
 
@@ -246,7 +287,17 @@ def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
 
 
 def toy_table(experiment: Experiment) -> dict:
-    return {"version": VERSIONS["toy_table"]}
+    seeds = experiment.toy.seeds
+    return {
+        "version": VERSIONS["toy_table"],
+        "strict": experiment.strict,
+        "seeds": dict.fromkeys(TOY_DATASETS, seeds),
+        "records": {
+            f"{dataset}/{method}": [digest(toy(experiment, dataset, method, seeds[0]))]
+            for dataset in TOY_DATASETS
+            for method in TOY_METHODS
+        },
+    }
 
 
 def toy_figure(experiment: Experiment, dataset: str) -> dict:
@@ -259,12 +310,46 @@ def toy_figure(experiment: Experiment, dataset: str) -> dict:
     }
 
 
+def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict[str, dict]:
+    """The specification of every record of a run, by its file in the run's folder."""
+    cell = experiment.cells[dataset, method]
+    run = dataset, method, seed
+    found = {
+        f"step{step}.json": train(experiment, *run, step)
+        for step in cell.stops
+        if not experiment.imported(dataset, method, step)
+    }
+    found["likelihood.json"] = likelihood(experiment, *run)
+    found["asymmetry.json"] = asymmetry(experiment, *run)
+    for sampler in experiment.samplers:
+        if getattr(cell.samplers, sampler):
+            found[f"{sampler}/sample.json"] = sample(experiment, *run, sampler)
+            found[f"{sampler}/quality.json"] = quality(experiment, *run, sampler)
+    return found
+
+
+def _expected(
+    experiment: Experiment, datasets: Iterable[str], methods: Iterable[str], files: Iterable[str]
+) -> dict:
+    """Which records may be put together, see `qcsbm.agreement.require`; ``files`` are patterns."""
+    records = {}
+    for dataset in datasets:
+        for method in methods:
+            specs = of_run(experiment, dataset, method, experiment.seeds[dataset][0])
+            records[f"{dataset}/{method}"] = [
+                digest(spec)
+                for file, spec in specs.items()
+                if any(fnmatchcase(file, pattern) for pattern in files)
+            ]
+    return {
+        "strict": experiment.strict,
+        "seeds": {dataset: experiment.seeds[dataset] for dataset in datasets},
+        "records": records,
+    }
+
+
 def _labels(experiment: Experiment, dataset: str) -> list[list[str]]:
     return [[method, experiment.cells[dataset, method].label] for method in experiment.methods]
-
-
-def _samplers(experiment: Experiment) -> list[str]:
-    return sorted({table.sampler for table in experiment.tables.values() if table.sampler})
 
 
 def _run(stage: str, dataset: str, method: str, seed: int, cell: Cell) -> dict:
@@ -274,6 +359,16 @@ def _run(stage: str, dataset: str, method: str, seed: int, cell: Cell) -> dict:
         "method": method,
         "seed": seed,
         "model": _model(cell),
+    }
+
+
+def _measured(stage: str, experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
+    """What every measurement of the final checkpoint must know."""
+    cell = experiment.cells[dataset, method]
+    imported = experiment.imported(dataset, method, cell.steps)
+    return {
+        **_run(stage, dataset, method, seed, cell),
+        **({"outside": {"checkpoint": outside.sha256(imported)}} if imported else {}),
     }
 
 

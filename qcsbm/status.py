@@ -5,8 +5,9 @@ the jobs run. Snakemake's markers of incomplete files are not read: they stay wh
 interrupted, and so do not tell whether it runs. Of each job, what holds first decides:
 
 - failed: its record holds the reason of a failure in place of metrics, see `qcsbm.failure`;
-- done: its record exists. Stages write it last. Whether a changed configuration makes Snakemake
-  replace it is for ``snakemake -n`` to say;
+- stale: its record is of another specification than the experiment file's, or data were prepared
+  from other files than there are now;
+- done: its record exists. Stages write it last;
 - failed: one of its logs holds an error;
 - running: the newest of its logs and saved states was modified within the last `SILENCE_S` seconds,
   and does not say that the job was interrupted;
@@ -27,7 +28,7 @@ import re
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from glob import glob
 from pathlib import Path
@@ -35,11 +36,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
-from qcsbm import failure
+from qcsbm import failure, layout, specification
 from qcsbm.config import Experiment
 from qcsbm.provenance import read_record
 
-STATES = ("done", "running", "failed", "interrupted", "missing")
+STATES = ("done", "running", "failed", "interrupted", "stale", "missing")
+ENDED = ("done", "stale")
 SILENCE_S = 300.0
 # More than any traceback takes.
 TAIL_BYTES = 1 << 16
@@ -60,6 +62,7 @@ class Job:
     """One piece of work, with all of its shards: how its end and its life are known.
 
     Patterns match its ``record``, or what takes the place of one, ``logs``, and saved ``states``.
+    ``specification`` is what the record has to be of, where it is a record.
     """
 
     stage: str
@@ -67,6 +70,7 @@ class Job:
     record: str
     logs: tuple[str, ...]
     states: tuple[str, ...] = ()
+    specification: dict | None = field(default=None, hash=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -90,24 +94,28 @@ def jobs(experiment: Experiment, dataset: str) -> list[Job]:
     """Everything that must be computed for ``dataset`` before tables and figures can be made."""
     data, logs = f"{experiment.root}/data/{dataset}", f"{experiment.root}/logs/{dataset}"
     cells = [experiment.cells[dataset, method] for method in experiment.methods]
-    found = [Job("prepare", dataset, f"{data}/data.json", (f"{logs}/prepare.log",))]
+    spec = specification.prepare(experiment, dataset)
+    log = f"{logs}/prepare.log"
+    found = [Job("prepare", dataset, f"{data}/data.json", (log,), specification=spec)]
     if any(cell.quality.extractor == "classifier" for cell in cells):
         record, log = f"{data}/classifier.json", f"{logs}/classifier.log"
-        found.append(Job("classifier", dataset, record, (log,)))
+        spec = specification.classifier(experiment, dataset)
+        found.append(Job("classifier", dataset, record, (log,), specification=spec))
     for name in dict.fromkeys(f"{c.quality.extractor}.{c.quality.reference}" for c in cells):
         features, log = f"{data}/features/{name}.*.npz", f"{logs}/features.{name}.*.log"
         found.append(Job("reference features", dataset, features, (log,)))
     for method in experiment.methods:
         for seed in experiment.seeds[dataset]:
             found += trainings(experiment, dataset, method, seed)
-            found += _measurements(experiment, f"{dataset}/{method}/seed{seed}")
+            found += _measurements(experiment, dataset, method, seed)
     return found
 
 
 def trainings(experiment: Experiment, dataset: str, method: str, seed: int) -> list[Job]:
     """The segments of a training, in order; none if its only checkpoint is an imported one."""
     run = f"{dataset}/{method}/seed{seed}"
-    folder, logs = f"{experiment.root}/runs/{run}", f"{experiment.root}/logs/{run}"
+    folder = layout.run(experiment, dataset, method, seed)
+    logs = f"{experiment.root}/logs/{run}"
     return [
         Job(
             "train",
@@ -115,25 +123,30 @@ def trainings(experiment: Experiment, dataset: str, method: str, seed: int) -> l
             f"{folder}/step{stop}.json",
             (f"{logs}/train{stop}.log",),
             (f"{folder}/step{stop}.state/*.safetensors",),
+            specification.train(experiment, dataset, method, seed, stop),
         )
         for stop in experiment.cells[dataset, method].stops
         if not experiment.imported(dataset, method, stop)
     ]
 
 
-def _measurements(experiment: Experiment, run: str) -> list[Job]:
-    folder, logs = f"{experiment.root}/runs/{run}", f"{experiment.root}/logs/{run}"
-    found = []
-    for sampler in sorted({table.sampler for table in experiment.tables.values()} - {None}):
+def _measurements(experiment: Experiment, dataset: str, method: str, seed: int) -> list[Job]:
+    run = f"{dataset}/{method}/seed{seed}"
+    folder = layout.run(experiment, dataset, method, seed)
+    logs = f"{experiment.root}/logs/{run}"
+    specs = specification.of_run(experiment, dataset, method, seed)
+    measured = []
+    for sampler in experiment.samplers:
         for stage, others in [("sample", ("gather_sample",)), ("quality", ("features",))]:
             patterns = tuple(f"{logs}/{sampler}/{name}*.log" for name in (stage, *others))
-            found.append(
-                Job(f"{stage} {sampler}", run, f"{folder}/{sampler}/{stage}.json", patterns)
-            )
+            measured.append((f"{stage} {sampler}", f"{sampler}/{stage}.json", patterns))
     for stage in ("likelihood", "asymmetry"):
         patterns = (f"{logs}/{stage}*.log", f"{logs}/gather_{stage}*.log")
-        found.append(Job(stage, run, f"{folder}/{stage}.json", patterns))
-    return found
+        measured.append((stage, f"{stage}.json", patterns))
+    return [
+        Job(stage, run, f"{folder}/{file}", patterns, specification=specs.get(file))
+        for stage, file, patterns in measured
+    ]
 
 
 def status(job: Job, now: float) -> Status:
@@ -142,7 +155,7 @@ def status(job: Job, now: float) -> Status:
     if reason := next(filter(None, map(_reason, records)), None):
         return Status("failed", reason)
     if records and len(records) == (_shards(records[-1]) or 1):
-        return Status("done")
+        return Status("stale" if _stale(job) else "done")
     logs = [p for p in _paths(*job.logs) if _modified(p) > _modified(p.with_suffix(".tsv"))]
     for text in map(_tail, logs[::-1]):
         if sentences := SENTENCE.findall(text) or TRACEBACK.findall(text):
@@ -158,7 +171,7 @@ def status(job: Job, now: float) -> Status:
 
 def progress(job: Job, state: str) -> Progress:
     """How far the training ``job`` in ``state`` has come; all None if it has not begun."""
-    if state == "done":
+    if state in ENDED:
         return _finished(job)
     saved = next(filter(None, map(_saved, _paths(*job.states)[::-1])), Progress())
     if state != "running":
@@ -236,7 +249,7 @@ def _trainings_table(experiment: Experiment, dataset: str, found: dict[Job, Stat
 def _training_row(states: dict[Job, str], steps: int) -> list[str]:
     """Step, rate, ETA, DSM loss and state of a training from the states of its segments."""
     segments = list(states)
-    current = next((job for job in segments if states[job] != "done"), segments[-1])
+    current = next((job for job in segments if states[job] not in ENDED), segments[-1])
     known = [progress(job, states[job]) for job in segments[: segments.index(current) + 1]]
 
     def last(name: str) -> float | None:
@@ -293,6 +306,17 @@ def _reason(record: Path) -> str | None:
     with suppress(OSError, ValueError):
         return failure.read(record)
     return None
+
+
+def _stale(job: Job) -> bool:
+    """Whether the record of ``job`` is of another specification than it has to be of."""
+    if job.specification is None:
+        return False
+    try:
+        found = json.loads(Path(job.record).read_text(encoding="utf-8"))["specification"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return found != job.specification
 
 
 def _tail(path: Path) -> str:

@@ -148,7 +148,7 @@ def test_imported_checkpoint_has_both_weights_and_a_record_of_its_origin(publish
     assert record["inputs"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
     assert record["protocol"]["step"] == 60
     assert record["protocol"]["parameters"] == sum(p.numel() for p in model.parameters())
-    assert record["model"]["network"]["nf"] == 8
+    assert record["specification"]["model"]["network"]["nf"] == 8
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import in_process
 
-from qcsbm import failure
+from qcsbm import agreement, failure
 from qcsbm.figures import frames, runs, style
 
 METHODS = {"c": "C", "u": "U", "qc": "QC"}
@@ -18,9 +18,12 @@ CONTROLS = {"c": "u", "qc": "u"}
 
 def write_record(folder, name, stage, method, seed, **parts):
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"stage": stage, "method": method, "seed": seed, "metrics": [], "protocol": {}}
+    record = {"stage": stage, "dataset": "x", "method": method, "seed": seed, "metrics": []}
+    record |= {"protocol": {}, **parts}
+    # A specification of its own for every file of a run.
+    record["specification"] = {"version": name, "seed": seed, "protocol": record["protocol"]}
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({**record, **parts}))
+    path.write_text(json.dumps(record))
     return path
 
 
@@ -220,7 +223,9 @@ def test_without_seconds_of_training_no_quality_is_drawn(metrics):
 
 def failed(folder, method, *names):
     paths = [folder / f"{name}.json" for name in names]
-    failure.write(paths, "it diverged", {"method": method, "seed": 0, "protocol": {}})
+    for name, path in zip(names, paths, strict=True):
+        facts = {"dataset": "x", "method": method, "seed": 0, "version": name, "protocol": {}}
+        failure.write([path], "it diverged", facts)
     return paths
 
 
@@ -253,7 +258,15 @@ def finished(tmp_path, curves):
 
 
 def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished, tmp_path):
+    expected = {}
+    for path in finished:
+        record = json.loads(path.read_text())
+        digest = agreement.digest(record["specification"])
+        expected.setdefault(f"{record['dataset']}/{record['method']}", []).append(digest)
     spec = {
+        "strict": False,
+        "seeds": {"x": [0, 1]},
+        "records": expected,
         "methods": [["c", "C"], ["u", "U"], ["qc", "QC"]],
         "seed": 0,
         "samplers": ["pc"],

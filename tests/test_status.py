@@ -48,10 +48,12 @@ def put(path, content="", age=0.0):
     return path
 
 
-def put_training(run, start, stop, wall_s, dsm):
+def put_training(experiment, run, start, stop, wall_s, dsm):
     """Record and curve of a training from ``start`` to ``stop`` that took ``wall_s`` seconds."""
-    cost = {"wall_s": wall_s, "started_at_step": start}
-    record = {"stage": "train", "metrics": [], "protocol": {"stop": stop}, "cost": cost}
+    dataset, method, seed = run.split("/")
+    spec = specification.train(experiment, dataset, method, int(seed.removeprefix("seed")), stop)
+    record = {"stage": "train", "specification": spec, "metrics": [], "protocol": {"stop": stop}}
+    record["cost"] = {"wall_s": wall_s, "started_at_step": start}
     put(f"runs/{run}/step{stop}.json", json.dumps(record))
     put(f"runs/{run}/step{stop}.csv", f"step,dsm,qc,grad_norm\n1,9,,9\n{stop},{dsm},,3.0\n")
 
@@ -113,14 +115,16 @@ def test_jobs_are_those_that_snakemake_would_run(experiment):
 def test_nothing_done_is_all_missing(experiment):
     text, over = status.report(experiment, NOW)
     # 3 of the data, 5 trainings and 4 stages of 4 methods.
-    assert text.endswith("total 24: 0 done, 0 running, 0 failed, 0 interrupted, 24 missing")
+    assert text.endswith(
+        "total 24: 0 done, 0 running, 0 failed, 0 interrupted, 0 stale, 24 missing"
+    )
     assert not over
     assert row(experiment)["step"] == "–/60" and row(experiment)["state"] == "missing"
 
 
 def test_a_finished_training_shows_its_record_and_curve(experiment):
-    put_training(U, 0, 40, 1.0, 12.5)
-    put_training(U, 40, 60, 0.5, 10.25)
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 40, 60, 0.5, 10.25)
     assert row(experiment) == {
         "method": "u",
         "seed": "0",
@@ -133,7 +137,7 @@ def test_a_finished_training_shows_its_record_and_curve(experiment):
 
 
 def test_a_segment_that_has_not_begun_leaves_the_training_at_the_one_before(experiment):
-    put_training(U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
     found = row(experiment)
     assert (found["step"], found["DSM"], found["state"]) == ("40/60", "12.50", "missing")
 
@@ -143,7 +147,7 @@ def test_a_segment_that_has_not_begun_leaves_the_training_at_the_one_before(expe
     [(5.0, "2", "0:00:05"), (25.0, "0.4", "0:00:25")],  # 10 steps, shown in it/s and s/it
 )
 def test_a_running_training_shows_the_last_whole_bar(experiment, elapsed, rate, eta):
-    put_training(U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
     cut = bar(55, 60, elapsed, "dsm 7.77")[:-4]
     put(TRAIN_LOG, "INFO resuming\n" + bar(40, 60, 0.0) + bar(50, 60, elapsed, "dsm 8.88") + cut)
     found = row(experiment)
@@ -152,7 +156,7 @@ def test_a_running_training_shows_the_last_whole_bar(experiment, elapsed, rate, 
 
 
 def test_a_training_that_just_resumed_shows_its_state_and_the_loss_before(experiment):
-    put_training(U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
     for curve, dsm in [([], "12.50"), ([[45, 11.5, None, 3.0]], "11.50")]:
         put_state("last", 45, curve)
         for text in ("", bar(45, 60, 0.0)):
@@ -169,13 +173,13 @@ def test_silence_is_an_interruption_and_counts_what_was_saved(experiment):
     for path in Path("results").rglob("*.*"):
         os.utime(path, (NOW - status.SILENCE_S - 1,) * 2)
     assert of(experiment, "train").state == "interrupted"
-    put_training(U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
     found = row(experiment)
     assert (found["step"], found["DSM"], found["state"]) == ("52/60", "9.50", "interrupted")
 
 
 def test_damaged_files_count_as_absent(experiment):
-    put_training(U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
     put_state("previous", 44, [], age=60)
     last = put_state("last", 52, [])
     assert row(experiment)["step"] == "52/60"
@@ -192,7 +196,7 @@ def test_damaged_files_count_as_absent(experiment):
 
 
 def test_files_that_vanish_while_they_are_read_leave_their_facts_unknown(experiment, monkeypatch):
-    put_training(U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
     put_state("last", 52, [])
     put(TRAIN_LOG, bar(50, 60, 5.0))
     listed = status.glob
@@ -260,8 +264,23 @@ def test_stages_that_are_split_are_judged_by_their_present_shards(experiment):
     put(f"logs/{U}/likelihood.2-of-3.log", "qcsbm likelihood: no disk\n", age=30)
     assert of(experiment, "likelihood") == status.Status("failed", "no disk")
     put(f"logs/{U}/gather_likelihood.log", "")
-    put(f"runs/{U}/likelihood.json", "{}")
+    spec = specification.likelihood(experiment, "digits", "u", 0)
+    put(f"runs/{U}/likelihood.json", json.dumps({"specification": spec}))
     assert of(experiment, "likelihood").state == "done"
+
+
+def test_a_record_of_another_specification_is_stale(experiment):
+    spec = specification.likelihood(experiment, "digits", "u", 0)
+    spec["protocol"]["rtol"] /= 2
+    put(f"runs/{U}/likelihood.json", json.dumps({"specification": spec}))
+    assert of(experiment, "likelihood").state == "stale"
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 40, 60, 1.0, 12.5)
+    assert row(experiment)["state"] == "done"
+    config = yaml.safe_load(Path("ci.yaml").read_text())
+    config["defaults"]["training"]["lr"] = 0.5
+    changed = load(config, "ci.yaml")
+    assert (row(changed)["step"], row(changed)["state"]) == ("60/60", "stale")
 
 
 def test_shards_that_wait_for_their_turn_are_not_interrupted(experiment):
@@ -338,7 +357,8 @@ def test_watching_ends_when_all_is_done_or_has_failed(experiment, monkeypatch, c
         assert not waited
         waited.append(seconds)
         for job in status.jobs(experiment, "digits"):
-            put(job.record.removeprefix("results/ci/").replace("*", "1-of-1"), "{}")
+            path = job.record.removeprefix("results/ci/").replace("*", "1-of-1")
+            put(path, json.dumps({"specification": job.specification}))
         failure.write([Path(f"results/ci/runs/{U}/step60.json")], "diverged", {"protocol": {}})
 
     monkeypatch.setattr(stage.time, "sleep", finish)
@@ -372,7 +392,7 @@ def test_a_bad_configuration_is_refused(experiment):
 
 
 def test_the_command_imports_no_torch(experiment):
-    put_training(U, 0, 40, 1.0, 12.5)
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
     put_state("last", 45, [])
     code = (
         "import sys\nfrom qcsbm.cli import main\n"

@@ -23,7 +23,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from qcsbm import config, schema, specification
 from qcsbm.data import splits
 from qcsbm.data.digits import digits
-from qcsbm.features import INCEPTION_VARIABLE
+from qcsbm.extractor_weights import INCEPTION_VARIABLE
 
 CI = ROOT / "config/ci.yaml"
 CELL = ["--configfile", CI, "--dataset", "digits", "--method", "u"]

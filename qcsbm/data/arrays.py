@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm.data.local import dataset_folder, require_file, shuffled
+from qcsbm.data.local import require_file, shuffled
 from qcsbm.data.npy import read_array
+from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.schema import Arrays
 

@@ -11,7 +11,8 @@ References:
 
 import numpy as np
 
-from qcsbm.data.local import dataset_folder, require_published, shuffled
+from qcsbm.data.local import require_published, shuffled
+from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.schema import Cifar10, Cifar100
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qcsbm.data.local import LEVELS, dataset_folder, random_order
+from qcsbm.data.local import LEVELS, random_order
+from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.schema import Folder
 

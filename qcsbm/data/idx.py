@@ -21,7 +21,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from qcsbm.data.local import dataset_folder, require_file, shuffled
+from qcsbm.data.local import require_file, shuffled
+from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
 from qcsbm.files import CHUNK
 from qcsbm.schema import Idx

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm.data.local import LEVELS, dataset_folder, random_order, require_file
+from qcsbm.data.local import LEVELS, random_order, require_file
 from qcsbm.data.npy import read_array
+from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
 from qcsbm.schema import ImageNet32
 

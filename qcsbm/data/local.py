@@ -1,12 +1,9 @@
-"""Datasets that a user has put on this machine: where they are, and the order they are taken in.
+"""Datasets that a user has put on this machine: what must be there, and the order it is taken in.
 
-Where files lie is a fact of the machine and no part of an experiment: the environment variable
-``QCSBM_DATA`` (``data`` in the working directory if unset) names a folder with one subfolder per
-dataset. Nothing here touches the network.
+Nothing here touches the network; `qcsbm.data.raw` knows where files are.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +14,6 @@ from qcsbm.schema import FromFiles
 from qcsbm.seeding import permutation
 
 LEVELS = 256
-
-
-def dataset_folder(name: str) -> Path:
-    """The folder of the dataset ``name`` on this machine."""
-    return Path(os.environ.get("QCSBM_DATA", "data")) / name
 
 
 def require_file(path: Path, expected: str) -> None:

@@ -13,6 +13,7 @@ from qcsbm.data.npy import read_array
 from qcsbm.files import atomic, sha256, write_text
 
 SPLITS = ("train", "test")
+FILES = tuple(f"{name}{what}.npy" for name in SPLITS for what in ("", "_labels"))
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ class Description:
     classes: Annotated[int, Field(ge=0)]
 
 
-def write(folder: str | Path, splits: Splits) -> None:
-    """Write images and labels of both splits and, last, the JSON that vouches for them."""
+def write(folder: str | Path, splits: Splits, **facts: object) -> None:
+    """Write images and labels of both splits and, last, the JSON that vouches for them.
+
+    ``facts`` on where they are from go into it.
+    """
     folder = Path(folder)
     description: dict = {
         "shape": list(splits.train.images.shape[1:]),
@@ -54,8 +58,9 @@ def write(folder: str | Path, splits: Splits) -> None:
         for file, array in [(f"{name}.npy", split.images), (f"{name}_labels.npy", split.labels)]:
             with atomic(folder / file) as temporary:
                 np.save(temporary, array, allow_pickle=False)
-        description[name] = {"n": len(split.images), "sha256": sha256(folder / f"{name}.npy")}
-    write_text(folder / "data.json", json.dumps(description, indent=1) + "\n")
+        description[name] = {"n": len(split.images)}
+    description["outputs"] = {name: sha256(folder / name) for name in FILES}
+    write_text(folder / "data.json", json.dumps(description | facts, indent=1) + "\n")
 
 
 def describe(folder: str | Path) -> Description:

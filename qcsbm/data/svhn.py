@@ -5,7 +5,8 @@ References:
     http://ufldl.stanford.edu/housenumbers/
 """
 
-from qcsbm.data.local import dataset_folder, require_published, shuffled
+from qcsbm.data.local import require_published, shuffled
+from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.schema import Svhn
 

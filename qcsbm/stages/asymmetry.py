@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from qcsbm.checkpoint import load_weights
+from qcsbm import checkpoint
 from qcsbm.conservativeness import estimate_asymmetry, exact_asymmetry, one_probe_asymmetry
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.data.splits import describe, open_images
@@ -33,11 +33,14 @@ def run(arguments: argparse.Namespace) -> None:
     draws = generator(spec["seed"], "dequantise")
     x_0 = dequantise(k, data.levels, draws) if protocol["dequantised"] else to_unit(k, data.levels)
     model = build(data.shape, **spec["model"]).to(device())
-    load_weights(model, arguments.checkpoint, protocol["weights"], protocol["train_steps"])
+    checkpoint.load_weights(
+        model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
+    )
 
     levels = share(arguments.shard, protocol["levels"])
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
-    with recorded(arguments.record, "asymmetry", spec, inputs):
+    with recorded(arguments.record, "asymmetry", spec, inputs) as record:
+        record.computed_by(checkpoint.code(arguments.checkpoint))
         t = np.array([level / protocol["levels"] for level in levels])
         values = np.empty((len(levels), 2, len(x_0)))
         for row, level in enumerate(tqdm(levels, mininterval=5.0)):

@@ -23,7 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
     levels = describe(folder).levels
     train, test = (read(folder, name) for name in SPLITS)
     inputs = [folder / "train.npy", folder / "test.npy"]
-    with recorded(arguments.record, "classifier", arguments.spec, inputs) as record:
+    outputs = [arguments.out]
+    with recorded(arguments.record, "classifier", arguments.spec, inputs, outputs) as record:
         model = classification.train_classifier(
             np.array(train.images),
             np.array(train.labels),

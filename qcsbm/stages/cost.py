@@ -5,25 +5,17 @@ from pathlib import Path
 
 from qcsbm import costs, failure, pages
 from qcsbm.files import write_text
-from qcsbm.provenance import read_record
-from qcsbm.stages.arguments import add_spec, existing
+from qcsbm.stages.aggregation import add_records, read_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
-    parser.add_argument(
-        "--records",
-        type=existing,
-        nargs="+",
-        required=True,
-        help="records of training, sampling and likelihood",
-    )
+    add_records(parser, "records of training, sampling and likelihood")
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    records = [read_record(path) for path in arguments.records]
-    records = [record for record in records if failure.KEY not in record]
+    by_path, _ = read_records(arguments)
+    records = [record for record in by_path.values() if failure.KEY not in record]
     frame = costs.costs(records)
     devices = {record["provenance"]["device"] for record in records}
     write_text(f"{arguments.table}.csv", frame.to_csv(index=False))

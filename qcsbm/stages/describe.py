@@ -12,7 +12,7 @@ import torch
 
 from qcsbm.models import build
 from qcsbm.specification import describe
-from qcsbm.stages.arguments import add_cell, read_cell
+from qcsbm.stages.cells import add_cell, read_cell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

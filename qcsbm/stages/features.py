@@ -4,6 +4,7 @@ import argparse
 
 import numpy as np
 
+from qcsbm import extractor_weights, outside
 from qcsbm.data.splits import describe, open_images
 from qcsbm.device import device
 from qcsbm.feature_file import Features, write
@@ -29,6 +30,11 @@ def run(arguments: argparse.Namespace) -> None:
     batches = share(arguments.shard, -(-len(images) // BATCH_SIZE))
     load = EXTRACTORS[arguments.spec["protocol"]["extractor"]]
     extractor = load(arguments.weights) if arguments.weights else load()
+    if "outside" in arguments.spec:
+        outside.require(
+            extractor_weights.path(arguments.spec["protocol"]["extractor"]),
+            arguments.spec["outside"]["weights"],
+        )
     features = logits = np.empty((0, 0), np.float32)
     if batches:
         features, logits = extract(

@@ -7,7 +7,7 @@ import argparse
 
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
-from qcsbm.data.local import dataset_folder
+from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS
 
 READERS = {

@@ -8,24 +8,21 @@ from matplotlib.figure import Figure
 from qcsbm import tables
 from qcsbm.data.splits import describe
 from qcsbm.figures import frames, runs, style
-from qcsbm.provenance import read_record
-from qcsbm.stages.arguments import add_data, add_spec, existing
+from qcsbm.stages.aggregation import add_records, read_records
+from qcsbm.stages.arguments import add_data
 
 MEASURED = ("likelihood", "asymmetry", "sample", "quality")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_records(parser, "records of all stages")
     add_data(parser)
-    parser.add_argument(
-        "--records", type=existing, nargs="+", required=True, help="records of all stages"
-    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write pictures to")
 
 
 def run(arguments: argparse.Namespace) -> None:
     spec = arguments.spec
-    records = {path: read_record(path) for path in arguments.records}
+    records, _ = read_records(arguments)
     for picture, (stages, draw) in PICTURES.items():
         # Of a method that failed there is nothing to draw.
         chosen = {path: record for path, record in records.items() if record["stage"] in stages}

@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     t, sigma, values = map(np.concatenate, parts)  # values: (levels, 2, images)
     n = values.shape[2]
     levels = pd.DataFrame({"t": t, "sigma": sigma})
-    with gathered(arguments.record, [read_record(path) for path in arguments.records]) as record:
+    records = [read_record(path) for path in arguments.records]
+    with gathered(arguments.record, "gather_asymmetry", records, [arguments.levels]) as record:
         for i, name in enumerate(NAMES):
             per_image = values[:, i].mean(0)
             record.metric(name, per_image.mean(), per_image.std(ddof=1) / math.sqrt(n), n, "1")

@@ -22,7 +22,8 @@ def run(arguments: argparse.Namespace) -> None:
     parts = zip(*shards.read(arguments.shards, ["bits", "nfe"]), strict=True)
     bits, nfe = map(np.concatenate, parts)
     n = len(bits)
-    with gathered(arguments.record, [read_record(path) for path in arguments.records]) as record:
+    records = [read_record(path) for path in arguments.records]
+    with gathered(arguments.record, "gather_likelihood", records, [arguments.out]) as record:
         record.metric("nll", bits.mean(), bits.std(ddof=1) / math.sqrt(n), n, "bits/dim")
         record.metric("nll_nfe", nfe.mean(), nfe.std(ddof=1) / math.sqrt(n), n, "evaluations")
         with atomic(arguments.out) as temporary:

@@ -21,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     n = arguments.spec["protocol"]["samples"]
+    records = [read_record(path) for path in arguments.records]
     with (
-        gathered(arguments.record, [read_record(path) for path in arguments.records]) as record,
+        gathered(arguments.record, "gather_samples", records, [arguments.out]) as record,
         atomic(arguments.out) as temporary,
     ):
         images = np.lib.format.open_memmap(

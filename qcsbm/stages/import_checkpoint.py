@@ -14,7 +14,7 @@ from qcsbm.checkpoint import TrainingState
 from qcsbm.models import build
 from qcsbm.provenance import recorded
 from qcsbm.published import read_published
-from qcsbm.stages.arguments import add_cell, read_cell
+from qcsbm.stages.cells import add_cell, read_cell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +39,15 @@ def run(arguments: argparse.Namespace) -> None:
     with torch.device("meta"):
         model = build(shape, **spec["model"])
     published = read_published(arguments.file, model.network)
+    out = arguments.out / "checkpoint.safetensors"
     with recorded(
-        arguments.out / "checkpoint.json", "import_checkpoint", spec, [arguments.file]
+        arguments.out / "checkpoint.json", "import_checkpoint", spec, [arguments.file], [out]
     ) as record:
         record.protocol["step"] = published.step
         record.protocol["parameters"] = sum(p.numel() for p in model.parameters())
         tensors = published.model, published.ema, published.exp_avg, published.exp_avg_sq
-        state = TrainingState(published.step, *map(_prefixed, tensors), spec)
-        checkpoint.save(arguments.out / "checkpoint.safetensors", state)
+        state = TrainingState(published.step, *map(_prefixed, tensors), spec, code=record.code)
+        checkpoint.save(out, state)
 
 
 def _prefixed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

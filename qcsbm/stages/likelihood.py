@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from qcsbm.checkpoint import load_weights
+from qcsbm import checkpoint
 from qcsbm.data.quantisation import dequantise
 from qcsbm.data.splits import describe, open_images
 from qcsbm.device import device
@@ -30,10 +30,13 @@ def run(arguments: argparse.Namespace) -> None:
     images = open_images(arguments.data / "test.npy")[: protocol["samples"]]
     batches = share(arguments.shard, -(-len(images) // size))
     model = build(data.shape, **spec["model"]).to(device())
-    load_weights(model, arguments.checkpoint, protocol["weights"], protocol["train_steps"])
+    checkpoint.load_weights(
+        model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
+    )
 
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
     with recorded(arguments.record, "likelihood", spec, inputs) as record:
+        record.computed_by(checkpoint.code(arguments.checkpoint))
         bits, nfe = [np.empty(0)], [np.empty(0, np.int64)]
         for batch in tqdm(batches, mininterval=5.0):
             k = torch.from_numpy(images[batch * size : (batch + 1) * size].copy())

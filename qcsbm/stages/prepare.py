@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
-from qcsbm.data import splits
+from qcsbm import source_code
+from qcsbm.data import raw, splits
 from qcsbm.data.sources import SOURCES
+from qcsbm.provenance import provenance
 from qcsbm.schema import Dataset, parse
 from qcsbm.stages.arguments import add_spec
 
@@ -17,4 +19,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     document = {"label": "", "data": arguments.spec["data"]}
     data = parse(Dataset, "specification", [("", document)]).data
-    splits.write(arguments.out, SOURCES[data.source](data))
+    found = raw.fingerprint(data)
+    expected = arguments.spec.get("raw", found)
+    if found != expected:
+        raise ValueError(
+            f"{raw.folder(data)}: found {_text(found)}, expected {_text(expected)} as when this "
+            "job was planned; run snakemake again"
+        )
+    arrays = SOURCES[data.source](data)
+    code = {"prepare": [source_code.stage_digest("prepare")]}
+    splits.write(
+        arguments.out,
+        arrays,
+        specification=arguments.spec,
+        raw=found and {**found, "path": str(raw.folder(data).resolve())},
+        provenance=provenance(code),
+    )
+
+
+def _text(fingerprint: dict | None) -> str:
+    if fingerprint is None:
+        return "no files"
+    return "{files} files of {bytes} bytes with SHA-256 {sha256}".format(**fingerprint)

@@ -10,7 +10,7 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from qcsbm.checkpoint import load_weights
+from qcsbm import checkpoint
 from qcsbm.data.quantisation import quantise
 from qcsbm.data.splits import describe
 from qcsbm.device import device
@@ -36,11 +36,14 @@ def run(arguments: argparse.Namespace) -> None:
     batches = share(arguments.shard, -(-protocol["samples"] // size))
     data = describe(arguments.data)
     model = build(data.shape, **spec["model"]).to(device())
-    load_weights(model, arguments.checkpoint, protocol["weights"], protocol["train_steps"])
+    checkpoint.load_weights(
+        model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
+    )
     options = {key: protocol[key] for key in OPTIONS[name]}
 
     images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [], 0
     with recorded(arguments.record, "sample", spec, [arguments.checkpoint]) as record:
+        record.computed_by(checkpoint.code(arguments.checkpoint))
         for batch in tqdm(batches, mininterval=5.0):
             draws = generator(spec["seed"], "sample", batch)
             shape = (size, *data.shape)

@@ -5,25 +5,33 @@ from pathlib import Path
 
 from qcsbm import pages, tables
 from qcsbm.files import write_text
-from qcsbm.provenance import read_record
-from qcsbm.stages.arguments import add_spec, existing
+from qcsbm.stages.aggregation import add_records, read_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
-    parser.add_argument(
-        "--records", type=existing, nargs="+", required=True, help="records of measuring stages"
-    )
+    add_records(parser, "records of measuring stages")
     parser.add_argument(
         "--out", type=Path, required=True, help="path without suffix of the files to write"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    sampler = arguments.spec["sampler"]
+    records, notes = read_records(arguments)
+    for suffix, text in texts(arguments.spec, list(records.values()), notes).items():
+        write_text(f"{arguments.out}{suffix}", text)
+
+
+def texts(spec: dict, records: list[dict], notes: list[str]) -> dict[str, str]:
+    """The table that ``spec`` describes, by the suffix of its file; ``notes`` stand below it."""
+    sampler = spec["sampler"]
     title = f"Sample quality, {sampler.upper()} sampler" if sampler else "Likelihood and asymmetry"
-    records = [read_record(path) for path in arguments.records]
-    blocks = tables.build(tables.tidy(records), arguments.spec, tables.failures(records))
-    write_text(f"{arguments.out}.csv", tables.flat(blocks).to_csv(index=False))
-    write_text(f"{arguments.out}.tex", tables.latex(blocks))
-    pages.write(arguments.out, title, tables.sections(blocks))
+    blocks = tables.build(tables.tidy(records), spec, tables.failures(records))
+    for block in blocks:
+        block.notes.extend(notes)
+    sections = tables.sections(blocks)
+    return {
+        ".csv": tables.flat(blocks).to_csv(index=False),
+        ".tex": tables.latex(blocks),
+        ".html": pages.html(title, sections),
+        ".md": pages.markdown(title, sections),
+    }

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     spec, protocol = arguments.spec, arguments.spec["protocol"]
     dataset, seed = spec["dataset"], spec["seed"]
-    with recorded(arguments.record, "toy", spec, []) as record:
+    with recorded(arguments.record, "toy", spec, [], [arguments.out]) as record:
         record.protocol["test_points"] = TEST
         points = data(dataset, protocol["points"], seed)
         model = toy.train(

@@ -1,14 +1,14 @@
 """Make the table of the two-dimensional examples, in Markdown, CSV and HTML."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from qcsbm import pages
 from qcsbm.files import write_text
-from qcsbm.provenance import read_record
-from qcsbm.stages.arguments import add_spec, existing
+from qcsbm.stages.aggregation import add_records, read_records
 from qcsbm.tables import format_value, over_seeds, tidy
 
 COLUMNS = {
@@ -30,26 +30,25 @@ NOTES = [
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
-    parser.add_argument(
-        "--records", type=existing, nargs="+", required=True, help="records of the stage toy"
-    )
+    add_records(parser, "records of the stage toy")
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    frame = tidy([read_record(path) for path in arguments.records])
+    records, notes = read_records(arguments)
+    frame = tidy(list(records.values()))
     write_text(f"{arguments.table}.csv", frame.to_csv(index=False))
-    pages.write(arguments.table, "Two-dimensional examples", sections(frame))
+    pages.write(arguments.table, "Two-dimensional examples", sections(frame, notes))
 
 
-def sections(frame: pd.DataFrame) -> list[pages.Section]:
-    """A section per data set: mean ± standard error over seeds."""
+def sections(frame: pd.DataFrame, more: Sequence[str] = ()) -> list[pages.Section]:
+    """A section per data set: mean ± standard error over seeds; ``more`` are notes on all."""
     protocol = frame.iloc[0]
     notes = [
         f"Points: {protocol['points']}; steps: {protocol['steps']}, with batches of "
         f"{protocol['batch_size']}; seeds: {frame['seed'].nunique()}.",
         *NOTES,
+        *more,
     ]
     found = []
     for dataset, rows in frame.groupby("dataset", sort=False):

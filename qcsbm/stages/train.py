@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from qcsbm import checkpoint, parallel
+from qcsbm import checkpoint, parallel, source_code
 from qcsbm.checkpoint import TrainingState
 from qcsbm.data.splits import describe, open_images
 from qcsbm.device import device
@@ -40,21 +40,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     spec = arguments.spec
     training = Training.model_validate(spec["protocol"]["training"])
-    # The file to start from is no part of the specification, yet decides what a state may continue.
-    origin = {**spec, "init": sha256(arguments.init) if arguments.init else None}
-    saved = SavedState(arguments.out.with_suffix(".state"), origin)
-
     inputs = [arguments.data / "train.npy", *([arguments.init] if arguments.init else [])]
-    with recorded(arguments.record, "train", spec, inputs, training.processes) as record:
+    outputs = [arguments.out, arguments.curve]
+    saved = SavedState(arguments.out.with_suffix(".state"), origin(spec, inputs))
+
+    with recorded(arguments.record, "train", spec, inputs, outputs, training.processes) as record:
+        if arguments.init:
+            record.computed_by(checkpoint.code(arguments.init))
         with parallel.processes(training.processes, _train, arguments, saved):
             record.cost["started_at_step"], state = _train(arguments, saved)
         with atomic(arguments.curve) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(CURVE_COLUMNS)
             writer.writerows(state.curve)
-        state.spec, state.curve = spec, []
+        state.spec, state.curve, state.code = spec, [], record.code
         checkpoint.save(arguments.out, state)
     saved.remove()
+
+
+def origin(spec: dict, inputs: list[Path]) -> dict:
+    """All that decides what a training ends in: only a state of the same origin is gone on from."""
+    code = source_code.stage_digest("train")
+    return {**spec, "inputs": [sha256(path) for path in inputs], "code": code}
 
 
 def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, TrainingState]:

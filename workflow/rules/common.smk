@@ -2,18 +2,37 @@
 
 import json
 import os
+import shutil
 import sys
+from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
-# Jobs run under the interpreter that runs Snakemake, whether or not its environment is activated.
-here = os.path.dirname(sys.executable)
-os.environ.update(PATH=os.pathsep.join([here, *os.get_exec_path()]))
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
-from qcsbm import specification
+from qcsbm import layout, source_code, specification
 from qcsbm.config import ConfigError, load, require_keys_once
+from qcsbm.data import raw
 
+# Jobs run under the interpreter that runs Snakemake, whether or not its environment is activated,
+# and import the package that planned them, wherever they run and whatever is installed.
+environment = {
+    "PATH": [os.path.dirname(sys.executable), *os.get_exec_path()],
+    "PYTHONPATH": [str(source_code.PACKAGE.parent), os.environ.get("PYTHONPATH", "")],
+}
+os.environ.update(
+    {name: os.pathsep.join(filter(None, v)) for name, v in environment.items()}
+)
+os.environ["PYTHONSAFEPATH"] = "1"
+if workflow.is_main_process or source_code.PLANNED not in os.environ:
+    os.environ[source_code.PLANNED] = source_code.package_digest()
+
+if len(workflow.configfiles) > 1:
+    raise WorkflowError(
+        f"experiment file: found {', '.join(map(str, workflow.configfiles))}, expected one, as "
+        "Snakemake would mix them; change single keys with --config"
+    )
 try:
     for file in workflow.configfiles:
         require_keys_once(file)
@@ -22,8 +41,11 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 ROOT = EXPERIMENT.root
-DATA = f"{ROOT}/data/{{dataset}}"
-RUN = f"{ROOT}/runs/{{dataset}}/{{method}}/seed{{seed}}"
+DATA = layout.data(EXPERIMENT, "{dataset}")
+IMPORTED = {
+    cell.init_from.checkpoint for cell in EXPERIMENT.cells.values() if cell.init_from
+}
+RUN = layout.run(EXPERIMENT, "{dataset}", "{method}", "{seed}")
 TOY = f"{ROOT}/toy"
 LOGS = f"{ROOT}/logs"
 
@@ -59,12 +81,6 @@ def cell(wildcards):
     return EXPERIMENT.cells[wildcards.dataset, wildcards.method]
 
 
-def checkpoint_path(dataset, method, seed, step):
-    """An imported file, or the output of a training."""
-    trained = f"{ROOT}/runs/{dataset}/{method}/seed{seed}/step{step}.safetensors"
-    return EXPERIMENT.imported(dataset, method, step) or trained
-
-
 def predecessor(wildcards):
     """The checkpoint that the training of a segment starts from, if any."""
     earlier = EXPERIMENT.predecessor(
@@ -72,19 +88,25 @@ def predecessor(wildcards):
     )
     if earlier is None:
         return []
-    return checkpoint_path(wildcards.dataset, earlier[0], wildcards.seed, earlier[1])
+    return checkpoint(wildcards.dataset, earlier[0], wildcards.seed, earlier[1])
 
 
 def final_checkpoint(wildcards):
-    return checkpoint_path(
+    return checkpoint(
         wildcards.dataset, wildcards.method, wildcards.seed, cell(wildcards).steps
     )
+
+
+def checkpoint(dataset, method, seed, step):
+    """The file; of one from outside, its content counts and not its age."""
+    path = layout.checkpoint(EXPERIMENT, dataset, method, seed, step)
+    return ancient(path) if path in IMPORTED else path
 
 
 def runs(methods, datasets):
     """The folder of every run of ``methods`` on ``datasets``."""
     return [
-        f"{ROOT}/runs/{dataset}/{method}/seed{seed}"
+        layout.run(EXPERIMENT, dataset, method, seed)
         for dataset in datasets
         for method in methods
         for seed in EXPERIMENT.seeds[dataset]
@@ -115,9 +137,8 @@ def table_records(wildcards):
 
 
 def all_records(datasets):
-    samplers = {table.sampler for table in EXPERIMENT.tables.values() if table.sampler}
     records = likelihood_records(EXPERIMENT.methods, datasets)
-    for sampler in sorted(samplers):
+    for sampler in EXPERIMENT.samplers:
         records += sampling_records(EXPERIMENT.methods, sampler, datasets)
     return records
 
@@ -125,7 +146,7 @@ def all_records(datasets):
 def cost_records(wildcards):
     """Records of training, sampling and likelihood of everything that is measured."""
     trained = [
-        checkpoint_path(dataset, method, seed, step).replace(".safetensors", ".json")
+        f"{layout.run(EXPERIMENT, dataset, method, seed)}/step{step}.json"
         for (dataset, method), cell in EXPERIMENT.cells.items()
         for seed in EXPERIMENT.seeds[dataset]
         for step in cell.stops
@@ -145,6 +166,12 @@ def extractor_weights(dataset, extractor):
         if extractor == "classifier"
         else []
     )
+
+
+def statistics(wildcards):
+    """Published statistics; they are from outside, so that their content counts."""
+    path = cell(wildcards).quality.statistics
+    return ancient(path) if path else []
 
 
 def sample_features(wildcards):
@@ -167,15 +194,14 @@ PICTURES = [
     "metrics_by_seed",
     "quality_against_compute",
 ]
-SAMPLERS = sorted({t.sampler for t in EXPERIMENT.tables.values() if t.sampler})
-SAMPLES = [f"figure3_{sampler}" for sampler in SAMPLERS]
+SAMPLES = [f"figure3_{sampler}" for sampler in EXPERIMENT.samplers]
 
 
 def training_records(dataset):
     """Those of every training that some method's final checkpoint comes from."""
     chains = [EXPERIMENT.chain(dataset, method) for method in EXPERIMENT.methods]
     return [
-        f"{ROOT}/runs/{dataset}/{method}/seed{seed}/step{last}.json"
+        f"{layout.run(EXPERIMENT, dataset, method, seed)}/step{last}.json"
         for seed in EXPERIMENT.seeds[dataset]
         for method, _, last in dict.fromkeys(sum(chains, []))
     ]
@@ -191,9 +217,9 @@ def drawn_files(wildcards):
     curves = [record.replace(".json", ".csv") for record in training_records(dataset)]
     levels = [f"{run}/asymmetry.csv" for run in runs(EXPERIMENT.methods, [dataset])]
     samples = expand(
-        f"{ROOT}/runs/{dataset}/{{method}}/seed{seed}/{{sampler}}/samples.npy",
+        layout.run(EXPERIMENT, dataset, "{method}", seed) + "/{sampler}/samples.npy",
         method=EXPERIMENT.methods,
-        sampler=SAMPLERS,
+        sampler=EXPERIMENT.samplers,
     )
     return [*curves, *levels, *samples]
 

@@ -1,3 +1,13 @@
+# What was prepared stays valid where the files that it was made from are gone.
+for dataset, description in EXPERIMENT.datasets.items():
+    prepared = raw.prepared(f"{layout.data(EXPERIMENT, dataset)}/data.json")
+    if workflow.is_main_process and prepared and not raw.fingerprint(description.data):
+        logger.warning(
+            f"{dataset}: found no files in {raw.folder(description.data)}, expected those that it "
+            "was prepared from; what was prepared is kept"
+        )
+
+
 rule prepare:
     output:
         description=f"{DATA}/data.json",

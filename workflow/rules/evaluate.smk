@@ -55,7 +55,7 @@ rule quality:
     input:
         samples=sample_features,
         reference=reference_features,
-        statistics=lambda wildcards: cell(wildcards).quality.statistics or [],
+        statistics=statistics,
     output:
         f"{RUN}/{{sampler}}/quality.json",
     log:

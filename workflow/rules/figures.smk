@@ -24,7 +24,7 @@ rule figures:
                 subcategory="{dataset}",
                 labels={"picture": f"Figure 3 ({sampler})"},
             )
-            for sampler in SAMPLERS
+            for sampler in EXPERIMENT.samplers
         ],
         svg=[f"{FIGURES}/{picture}.svg" for picture in [*PICTURES, *SAMPLES]],
     log:

@@ -24,3 +24,11 @@ rule train:
         "exec python -m qcsbm train --spec {params.spec:q} --data {params.data:q} {params.init:q}"
         " --out {output.checkpoint:q} --curve {output.curve:q} --record {output.record:q}"
         " 2> {log:q}"
+
+
+# A training that was interrupted goes on from its state, unless it is forced to run.
+onstart:
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name == "train" and workflow.dag.reason(job).forced:
+            state = Path(job.output.checkpoint).with_suffix(".state")
+            shutil.rmtree(state, ignore_errors=True)
