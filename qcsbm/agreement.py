@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from qcsbm.errors import BadInput
+
 # Facts that all records of a dataset share which have them, by what else they depend on.
 SHARED = {
     "extractor_sha256": ("extractor",),
@@ -32,7 +34,7 @@ def require(records: Mapping[Path, dict], expected: Mapping) -> None:
     that may stand in a record of "dataset/method", and the ``seeds`` of every dataset.
 
     Raises:
-        ValueError: one is of another specification or seed, one stands there twice, or two were
+        BadInput: one is of another specification or seed, one stands there twice, or two were
             computed from different data.
     """
     seen: dict[tuple, Path] = {}
@@ -43,7 +45,7 @@ def require(records: Mapping[Path, dict], expected: Mapping) -> None:
         for key, value in facts:
             other = seen.setdefault(key, (path, value))
             if other[1] != value:
-                raise ValueError(_contradiction(path, key, value, *other))
+                raise BadInput(_contradiction(path, key, value, *other))
 
 
 def _require_expected(
@@ -61,15 +63,15 @@ def _require_expected(
         ]
         if peers:
             key, found, wanted = next(differences(record["specification"], peers[0]))
-            raise ValueError(
+            raise BadInput(
                 f"{path}: found {key} = {found}, expected {wanted}, as the experiment file has it"
             )
-        raise ValueError(
+        raise BadInput(
             f"{path}: found a record of another specification than the experiment file's, expected "
             "one of it; `qcsbm verify` says what differs"
         )
     if seed not in expected["seeds"].get(dataset, []):
-        raise ValueError(
+        raise BadInput(
             f"{path}: found seed {seed}, expected one of {expected['seeds'].get(dataset, [])}"
         )
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from qcsbm.errors import BadInput
 from qcsbm.files import atomic
 
 PARTS = ("model", "ema", "exp_avg", "exp_avg_sq", "qc_grad")
@@ -66,7 +67,7 @@ def load(path: str | Path, step: int | None = None) -> TrainingState:
     """Read a checkpoint, that of ``step`` where one is given.
 
     Raises:
-        ValueError: the file is damaged, was not written by `save` or belongs to another step.
+        BadInput: the file is damaged, was not written by `save` or belongs to another step.
     """
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     try:
@@ -81,15 +82,15 @@ def load(path: str | Path, step: int | None = None) -> TrainingState:
         OSError,
         KeyError,
         TypeError,
+        ValueError,
         RecursionError,
-        json.JSONDecodeError,
     ) as error:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found no usable checkpoint ({error}), expected one that training or "
             "import-checkpoint wrote"
         ) from None
     if step is not None and state.step != step:
-        raise ValueError(f"{path}: found a checkpoint at step {state.step}, expected step {step}")
+        raise BadInput(f"{path}: found a checkpoint at step {state.step}, expected step {step}")
     return state
 
 
@@ -105,7 +106,7 @@ def load_weights(
     """Put the ``weights`` ("ema" or "raw") of a checkpoint into ``model``, ready for evaluation.
 
     Raises:
-        ValueError: the file is damaged, or belongs to another network or another step than
+        BadInput: the file is damaged, or belongs to another network or another step than
             ``step``.
     """
     state = load(path, step)
@@ -114,13 +115,13 @@ def load_weights(
 
 
 def restore(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Load ``tensors`` into ``model``; ValueError names the first one that does not fit."""
+    """Load ``tensors`` into ``model``; BadInput names the first one that does not fit."""
     _require(tensors, model.state_dict(), path)
     model.load_state_dict(tensors)
 
 
 def require_fit(state: TrainingState, model: nn.Module, path: str | Path) -> None:
-    """Raise ValueError, naming the first tensor of ``state`` that does not fit, if one does not."""
+    """Raise BadInput, naming the first tensor of ``state`` that does not fit, if one does not."""
     expected = model.state_dict()
     _require(state.model, expected, path)
     _require(state.ema, expected, path)
@@ -137,14 +138,14 @@ def _require(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: str 
         found = tuple(tensors[name].shape) if name in tensors else "nothing"
         wanted = tuple(expected[name].shape) if name in expected else "nothing"
         if found != wanted:
-            raise ValueError(f"{path}: tensor {name}: found {found}, expected {wanted}")
+            raise BadInput(f"{path}: tensor {name}: found {found}, expected {wanted}")
         if tensors[name].dtype != expected[name].dtype:
-            raise ValueError(
+            raise BadInput(
                 f"{path}: tensor {name}: found {tensors[name].dtype}, expected "
                 f"{expected[name].dtype}"
             )
         if not tensors[name].isfinite().all():
-            raise ValueError(
+            raise BadInput(
                 f"{path}: tensor {name}: found a value that is not finite, expected none"
             )
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from qcsbm.checkpoint import write_tensors
 from qcsbm.data.quantisation import to_unit
+from qcsbm.errors import BadInput
 from qcsbm.files import atomic
 from qcsbm.nets.classifier import Classifier
 from qcsbm.seeding import derive, generator
@@ -29,10 +30,10 @@ def train_classifier(
     It is part of the measuring instrument: the same for every seed of the experiment.
 
     Raises:
-        ValueError: some images have no label.
+        BadInput: some images have no label.
     """
     if labels.min() < 0:
-        raise ValueError(
+        raise BadInput(
             f"labels: found {(labels < 0).sum()} images without one, expected a label for every "
             "image that the classifier learns from"
         )
@@ -68,7 +69,7 @@ def save(path: str | Path, model: Classifier) -> None:
 
 
 def load(path: str | Path) -> Classifier:
-    """Read what `save` wrote; ValueError if the file holds anything else."""
+    """Read what `save` wrote; BadInput if the file holds anything else."""
     try:
         with safe_open(path, framework="pt") as file:
             # Sizes are believed once there are tensors of these sizes.
@@ -77,9 +78,9 @@ def load(path: str | Path) -> Classifier:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         model.load_state_dict(tensors, assign=True)
     # RuntimeError is also that of a header nested too deeply.
-    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         summary = str(error).splitlines()[0]
-        raise ValueError(
+        raise BadInput(
             f"{path}: found no classifier ({summary}), expected one that the workflow trained"
         ) from None
     return model.eval()

@@ -1,8 +1,10 @@
 """``python -m qcsbm <stage>``: one subcommand per stage of the workflow, and tools beside it.
 
-Bad input ends in one sentence on standard error and exit status 2, a failed computation in one
-sentence and exit status 1. Where a stage has outputs that tables are made of, its failed
-computation is a result, see `qcsbm.failure`: the sentence stands in them, and the status is 0.
+Bad input (`qcsbm.errors.BadInput`) ends in one sentence on standard error and exit status 2, a
+failed computation (`qcsbm.errors.Diverged`) and what the system refuses (OSError: the disk is full)
+in one sentence and exit status 1. Where a stage has outputs that tables are made of, its failed
+computation is a result, see `qcsbm.failure`: the sentence stands in them, and the status is 0. Any
+other exception is a mistake of this package, and ends in its traceback and exit status 1.
 """
 
 import argparse
@@ -11,8 +13,10 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from qcsbm import failure, outside, source_code
+from qcsbm.errors import BadInput, Diverged
 
 STAGES = {
     "fetch": "download a dataset",
@@ -57,27 +61,39 @@ def main(argv: list[str] | None = None) -> int:
             module = importlib.import_module(f"qcsbm.stages.{name.replace('-', '_')}")
             module.add_arguments(stage)
     arguments = parser.parse_args(argv)
+    try:
+        return _run(module, arguments)
+    except (BadInput, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        _say(arguments.stage, error)
+        return 2
+    except (Diverged, OSError) as error:
+        _say(arguments.stage, error)
+        return 1
+
+
+def _run(module: ModuleType, arguments: argparse.Namespace) -> int:
+    """Run the stage ``module``, or put the reason in place of its outputs why it has no result.
+
+    The exit status is the stage's own where it has one.
+
+    Raises:
+        Diverged: the computation failed, and the stage has no such outputs.
+    """
     if "torch" in sys.modules:
         from qcsbm.device import fix_arithmetic
 
         fix_arithmetic()
     outputs = [getattr(arguments, name) for name in getattr(arguments, "outputs", ())]
-    try:
-        reason = failure.first(_inputs(arguments, outputs)) if outputs else None
-        if reason is None:
+    reason = failure.first(_inputs(arguments, outputs)) if outputs else None
+    if reason is None:
+        try:
             _require_planned(arguments)
             return module.run(arguments) or 0
-    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        _say(arguments.stage, error)
-        return 2
-    except ArithmeticError as error:
-        _say(arguments.stage, error)
-        if not outputs:
-            return 1
-        reason = str(error)
-    except OSError as error:
-        _say(arguments.stage, error)
-        return 1
+        except Diverged as error:
+            if not outputs:
+                raise
+            _say(arguments.stage, error)
+            reason = str(error)
     failure.write(outputs, reason, arguments.spec)
     return 0
 
@@ -91,11 +107,11 @@ def _require_planned(arguments: argparse.Namespace) -> None:
     """Refuse code, and files from outside, other than those that this job was planned with.
 
     Raises:
-        ValueError: there are some.
+        BadInput: there are some.
     """
     planned, found = os.environ.get(source_code.PLANNED), source_code.package_digest()
     if planned and planned != found:
-        raise ValueError(
+        raise BadInput(
             f"{source_code.PACKAGE}: found code with digest {found[:12]}, expected {planned[:12]}, "
             "the code that planned this job: it was changed since, or is another installation; run "
             "snakemake again"

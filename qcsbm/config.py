@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from qcsbm.consistency import inconsistencies
+from qcsbm.errors import BadInput, MissingFile
 from qcsbm.schema import Cell, ConfigError, Dataset, Document, Table, Toy, parse, sentence, short
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -46,14 +47,14 @@ class Experiment:
         """The cell of names that a user gave.
 
         Raises:
-            ValueError: there is no such dataset or method.
+            BadInput: there is no such dataset or method.
         """
         for what, name, known in [
             ("dataset", dataset, list(self.datasets)),
             ("method", method, self.methods),
         ]:
             if name not in known:
-                raise ValueError(f"{what}: found {name!r}, expected one of {', '.join(known)}")
+                raise BadInput(f"{what}: found {name!r}, expected one of {', '.join(known)}")
         return self.cells[dataset, method]
 
     def predecessor(self, dataset: str, method: str, step: int) -> tuple[str, int] | None:
@@ -108,11 +109,15 @@ def read(path: str | Path) -> Experiment:
 
     Raises:
         ConfigError: see there.
-        FileNotFoundError: there is no such file.
+        MissingFile: there is no such file.
     """
+    if not Path(path).is_file():
+        raise MissingFile(f"{path}: found no such file, expected an experiment file")
+    content = Path(path).read_bytes()
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        config = yaml.safe_load(content.decode())
+    # Values such as 2026-99-99 lead the constructor to almost any exception.
+    except Exception:
         raise ConfigError(f"{path}: found no YAML, expected an experiment file") from None
     require_keys_once(path)
     return load(config, str(path))

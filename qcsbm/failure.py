@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from qcsbm.errors import BadInput
 from qcsbm.files import write_text
 
 KEY = "failure"
@@ -38,15 +39,15 @@ def read(path: Path) -> str | None:
     """The reason that stands in place of the file ``path``, None if the file is what it should be.
 
     Raises:
-        ValueError: the file begins as one with a reason does and is damaged.
+        BadInput: the file begins as one with a reason does and is damaged.
     """
     with open(path, "rb") as file:
         if file.read(len(MARK)) != MARK:
             return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))[KEY]
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError(f"{path}: found half of a reason, expected a file or a reason") from None
+    except (ValueError, RecursionError):
+        raise BadInput(f"{path}: found half of a reason, expected a file or a reason") from None
 
 
 def first(paths: Iterable[Path]) -> str | None:

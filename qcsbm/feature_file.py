@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from qcsbm.data.npy import read_array
+from qcsbm.errors import BadInput
 from qcsbm.files import atomic
 
 
@@ -26,7 +27,7 @@ def write(path: str | Path, features: Features) -> None:
 
 
 def read(path: str | Path) -> Features:
-    """Read what `write` wrote; ValueError if the file holds anything else."""
+    """Read what `write` wrote; BadInput if the file holds anything else."""
     found = Features(
         read_array(path, "features"),
         read_array(path, "logits"),
@@ -36,12 +37,12 @@ def read(path: str | Path) -> Features:
     for name in ("features", "logits"):
         array = getattr(found, name)
         if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():
-            raise ValueError(
+            raise BadInput(
                 f"{path}: found {name} of {array.dtype} and shape {array.shape}, expected finite "
                 "float32 numbers in a row per image"
             )
     if len(found.features) != len(found.logits):
-        raise ValueError(
+        raise BadInput(
             f"{path}: found features of {len(found.features)} images and logits of "
             f"{len(found.logits)}, expected as many of both"
         )

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from qcsbm import classification, extractor_weights
 from qcsbm.data.quantisation import to_unit
+from qcsbm.errors import BadInput, Diverged, MissingFile
 from qcsbm.files import sha256
 
 
@@ -79,8 +80,8 @@ class InceptionExtractor(nn.Module):
     PyTorch's hub cache, and never downloaded.
 
     Raises:
-        FileNotFoundError: it is in neither place.
-        ValueError: its SHA-256 does not begin with the digits in its published name.
+        MissingFile: it is in neither place.
+        BadInput: its SHA-256 does not begin with the digits in its published name.
     """
 
     def __init__(self, sha256_prefix: str | None = None):
@@ -92,14 +93,14 @@ class InceptionExtractor(nn.Module):
         prefix = sha256_prefix or name.removesuffix(".pth").rsplit("-", 1)[1]
         path = extractor_weights.path("inception")
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"{path}: found no weights of the Inception network, expected the file {name} from "
                 f"{fid_inception.FID_WEIGHTS_URL} there or where "
                 f"{extractor_weights.INCEPTION_VARIABLE} says"
             )
         self.sha256 = sha256(path)
         if not self.sha256.startswith(prefix):
-            raise ValueError(
+            raise BadInput(
                 f"{path}: found SHA-256 {self.sha256}, expected one that begins with {prefix}, as "
                 f"that of {fid_inception.FID_WEIGHTS_URL} does"
             )
@@ -161,7 +162,7 @@ def extract(
     """Features (N, F) and logits (N, classes), float32, of uint8 ``images`` (N, C, H, W).
 
     Raises:
-        ArithmeticError: some are not finite.
+        Diverged: some are not finite.
     """
     features, logits = [], []
     for start in tqdm(range(0, len(images), batch_size), mininterval=5.0):
@@ -171,7 +172,7 @@ def extract(
         logits.append(y.cpu().numpy())
     features, logits = np.concatenate(features), np.concatenate(logits)
     if not (np.isfinite(features).all() and np.isfinite(logits).all()):
-        raise ArithmeticError("features or logits of the extractor are not finite")
+        raise Diverged("features or logits of the extractor are not finite")
     return features, logits
 
 

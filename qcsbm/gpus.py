@@ -15,6 +15,8 @@ from functools import cache
 
 import torch
 
+from qcsbm.errors import BadInput
+
 JOBS_PER_GPU = "QCSBM_JOBS_PER_GPU"
 RETRY_S = 1.0
 
@@ -28,11 +30,11 @@ def claim() -> socket.socket | None:
     held. QCSBM_JOBS_PER_GPU lets that many processes hold the same one.
 
     Raises:
-        ValueError: QCSBM_JOBS_PER_GPU is not a positive number.
+        BadInput: QCSBM_JOBS_PER_GPU is not a positive number.
     """
     devices, jobs = visible(), os.environ.get(JOBS_PER_GPU, "1")
     if not jobs.isdecimal() or int(jobs) < 1:
-        raise ValueError(f"{JOBS_PER_GPU}: found {jobs!r}, expected a positive number")
+        raise BadInput(f"{JOBS_PER_GPU}: found {jobs!r}, expected a positive number")
     if not devices:
         return None
     if (held := take(devices, int(jobs))) is None:

@@ -63,7 +63,7 @@ def log_likelihood(
 
     Raises:
         ValueError: unknown ``divergence``.
-        ArithmeticError: see `qcsbm.ode.integrate`.
+        Diverged: see `qcsbm.ode.integrate`.
     """
     if divergence == "exact":
         trace, probes = exact_divergence, ()
@@ -107,7 +107,7 @@ def nll_bits_per_dim(
     Raises:
         ValueError: ``x`` is not dequantised data in [0, 1), see
             `qcsbm.data.quantisation.require_dequantised`, or unknown ``divergence``.
-        ArithmeticError: see `qcsbm.ode.integrate`.
+        Diverged: see `qcsbm.ode.integrate`.
     """
     require_dequantised(x, levels)
     likelihood = log_likelihood(score, sde, x, probes_generator, divergence, rtol=rtol, atol=atol)

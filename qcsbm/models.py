@@ -17,6 +17,7 @@ References:
 import torch
 from torch import Tensor, nn
 
+from qcsbm.errors import BadInput
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.sde import VESDE, bcast
 from qcsbm.seeding import derive
@@ -84,11 +85,11 @@ def build(
     the same initial weights whatever the parameterisation.
 
     Raises:
-        ValueError: images that are not square, or that the network cannot take.
+        BadInput: images that are not square, or that the network cannot take.
     """
     channels, height, width = shape
     if height != width:
-        raise ValueError(f"images of {height} × {width} pixels: found, expected square ones")
+        raise BadInput(f"images of {height} × {width} pixels: found, expected square ones")
     if seed is not None:
         torch.manual_seed(derive(seed, "init"))
     net = NCSNpp(image_size=height, channels=channels, **network)

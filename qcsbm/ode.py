@@ -27,6 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qcsbm.errors import Diverged
+
 # c_i and a_i for i = 2 ... 7; c_1 is 0.
 NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
 WEIGHTS = (
@@ -72,7 +74,7 @@ def integrate(
     Time itself is kept in float64 and may run backwards. No graph is recorded.
 
     Raises:
-        ArithmeticError: a sample needs more than ``max_steps`` steps or meets a non-finite value.
+        Diverged: a sample needs more than ``max_steps`` steps or meets a non-finite value.
     """
     end, nfe = torch.empty_like(y), torch.empty(len(y), dtype=torch.long, device=y.device)
     rows = torch.arange(len(y), device=y.device)
@@ -146,8 +148,8 @@ def _rms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=1) / math.sqrt(x.shape[1])
 
 
-def _failure(reason: str, i: Tensor, steps: int, t: Tensor, y: Tensor) -> ArithmeticError:
-    return ArithmeticError(
+def _failure(reason: str, i: Tensor, steps: int, t: Tensor, y: Tensor) -> Diverged:
+    return Diverged(
         f"the ODE solver gave up on sample {int(i)} after {steps} steps ({reason}) at "
         f"t = {t:.6g}, where the entries of the state lay between {y.min():.6g} and {y.max():.6g}"
     )

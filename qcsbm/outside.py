@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from qcsbm import files
+from qcsbm.errors import BadInput
 
 # Beside Snakemake's own notes on files; it can be deleted at any time.
 NOTES = Path(".snakemake/qcsbm_sha256.json")
@@ -37,11 +38,11 @@ def require(path: str | Path, expected: str | None) -> None:
     """Refuse a file that is not the one that a job was planned with.
 
     Raises:
-        ValueError: its SHA-256 is not ``expected``; None stands for no file.
+        BadInput: its SHA-256 is not ``expected``; None stands for no file.
     """
     found = sha256(path)
     if found != expected:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found SHA-256 {found}, expected {expected} as when this job was planned; run "
             "snakemake again"
         )

@@ -21,6 +21,7 @@ from types import ModuleType
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from qcsbm import __version__, source_code
+from qcsbm.errors import BadInput, Diverged
 from qcsbm.files import sha256, write_text
 
 VARYING = ("cost", "provenance")
@@ -55,11 +56,11 @@ class Record:
         """Add a number, its standard error within this run (None if it has none) and sample size.
 
         Raises:
-            ArithmeticError: the number is not finite.
+            Diverged: the number is not finite.
         """
         for what, number in [(name, value), (f"the standard error of {name}", stderr)]:
             if number is not None and not abs(number) < float("inf"):
-                raise ArithmeticError(f"{self.stage}: {what} is {number}, expected a finite number")
+                raise Diverged(f"{self.stage}: {what} is {number}, expected a finite number")
         self.metrics.append({"name": name, "value": value, "stderr": stderr, "n": n, "unit": unit})
 
     def computed_by(self, code: dict[str, list[str]]) -> None:
@@ -107,13 +108,13 @@ def gathered(
     ``stage`` puts them together. Costs are sums over the shards, peaks of memory their maxima.
 
     Raises:
-        ValueError: the shards are not parts of one whole: they differ in more than cost and origin.
+        BadInput: the shards are not parts of one whole: they differ in more than cost and origin.
     """
     facts = [{k: v for k, v in shard.items() if k not in VARYING} for shard in shards]
     for number, found in enumerate(facts):
         if found != facts[0]:
             different = next(key for key in found if found[key] != facts[0].get(key))
-            raise ValueError(
+            raise BadInput(
                 f"shard {number + 1} of {path}: found {different} {found[different]}, expected "
                 f"{facts[0].get(different)} as in shard 1"
             )
@@ -222,13 +223,13 @@ def read_record(path: str | Path) -> dict:
     """A record as it was written, or what stands in its place, see `qcsbm.failure`.
 
     Raises:
-        ValueError: the file is no record.
+        BadInput: the file is no record.
     """
     text = Path(path).read_bytes()
     try:
         _Facts.model_validate_json(text, strict=True)
     except ValidationError:
-        raise ValueError(f"{path}: found no record of a stage, expected its JSON") from None
+        raise BadInput(f"{path}: found no record of a stage, expected its JSON") from None
     return json.loads(text)
 
 

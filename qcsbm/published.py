@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qcsbm.errors import BadInput, MissingFile
 from qcsbm.nets.layers import (
     Attention,
     DownsampleConv,
@@ -56,8 +57,8 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
     raises both together. The frequencies of the embedding are not trained, hence not averaged.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds more than tensors and plain values, is not in this layout, or
+        MissingFile: there is no such file.
+        BadInput: the file holds more than tensors and plain values, is not in this layout, or
             has missing, unexpected or wrongly shaped tensors or values that are not finite.
     """
     contents = _load(Path(path))
@@ -66,7 +67,7 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
     step_keys = ("step",) if "step" in contents else ("ema", "num_updates")
     step = _entry(contents, path, int, *step_keys)
     if not 0 <= step < 2**63:
-        raise ValueError(f"{path}: step: found another number, expected a number of steps")
+        raise BadInput(f"{path}: step: found another number, expected a number of steps")
 
     model = {str(name): tensor for name, tensor in model.items()}
     if all(name.startswith("module.") for name in model):
@@ -78,7 +79,7 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
 
     trained = [names[our] for our, _ in network.named_parameters()]
     if len(shadow) != len(trained):
-        raise ValueError(
+        raise BadInput(
             f"{path}: ema.shadow_params has {len(shadow)} tensors, expected {len(trained)}"
         )
     averages = dict(zip(trained, shadow, strict=True))
@@ -114,7 +115,7 @@ def _moments(contents: dict, path: str | Path, names: list[str]) -> dict[str, di
     state = _entry(contents, path, dict, "optimizer", "state")
     for number in state:
         if type(number) is not int or number not in range(len(names)):
-            raise ValueError(
+            raise BadInput(
                 f"{path}: optimizer.state: found parameter {number}, expected numbers below "
                 f"{len(names)}, the number of parameters"
             )
@@ -191,7 +192,7 @@ def _to_ours(published: str, stored: Tensor) -> Tensor:
 
 def _load(path: Path) -> dict:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected a published NCSN++ checkpoint")
+        raise MissingFile(f"{path}: no such file, expected a published NCSN++ checkpoint")
     # The learning rate in the optimizer's state is a NumPy scalar, under one of two module names.
     scalar = np.float64(0).__reduce__()[0]
     allowed = [np.dtype, np.dtypes.Float64DType]
@@ -202,25 +203,25 @@ def _load(path: Path) -> dict:
             return torch.load(path, map_location="cpu", weights_only=True)
     # Damaged files lead the unpickler to almost any exception.
     except Exception as error:
-        raise ValueError(
+        raise BadInput(
             f"{path}: not loaded, expected a PyTorch file of tensors and plain values only"
         ) from error
 
 
 def _entry(contents: object, path: str | Path, kind: type, *keys: str | int) -> object:
-    """What the file holds under ``keys``; ValueError unless that is a ``kind``."""
+    """What the file holds under ``keys``; BadInput unless that is a ``kind``."""
     for key in keys:
         contents = contents.get(key) if isinstance(contents, dict) else None
     if type(contents) is bool or not isinstance(contents, kind):
         found = "nothing" if contents is None else type(contents).__name__
-        raise ValueError(
+        raise BadInput(
             f"{path}: {'.'.join(map(str, keys))}: found {found}, expected {kind.__name__}"
         )
     return contents
 
 
 def _require(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: str) -> None:
-    """ValueError unless tensors have exactly the expected names and shapes and finite values."""
+    """BadInput unless tensors have exactly the expected names and shapes and finite values."""
     found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()}
     faults = {
         "missing": [name for name in shapes if name not in found],
@@ -237,7 +238,7 @@ def _require(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], whe
         ],
     }
     if any(faults.values()):
-        raise ValueError(
+        raise BadInput(
             f"{where} does not fit the network: "
             + "; ".join(f"{fault}: {_some(names)}" for fault, names in faults.items() if names)
         )

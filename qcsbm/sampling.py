@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from qcsbm.conservativeness import Score
+from qcsbm.errors import Diverged
 from qcsbm.models import ScoreModel
 from qcsbm.ode import integrate
 from qcsbm.sde import VESDE, bcast
@@ -105,7 +106,7 @@ def pc_sample(
     The last predictor step returns its mean, free of noise of scale sigma_min, if ``denoise``.
 
     Raises:
-        ArithmeticError: a sample is not finite.
+        Diverged: a sample is not finite.
     """
 
     def noise() -> Tensor:
@@ -124,7 +125,7 @@ def pc_sample(
         x = x_mean
     finite = x.flatten(1).isfinite().all(1)
     if not finite.all():
-        raise ArithmeticError(
+        raise Diverged(
             f"the predictor-corrector sampler diverged: {int((~finite).sum())} of {len(x)} samples "
             "are not finite"
         )
@@ -148,7 +149,7 @@ def ode_sample(
     call is in ``network_calls`` and not in ``nfe``.
 
     Raises:
-        ArithmeticError: see `qcsbm.ode.integrate`.
+        Diverged: see `qcsbm.ode.integrate`.
     """
 
     score = _without_tracking(score)

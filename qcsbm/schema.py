@@ -8,9 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from qcsbm.errors import BadInput
 
-class ConfigError(ValueError):
-    """One sentence that names file, key path, what was found and what was expected."""
+
+class ConfigError(BadInput):
+    """Bad input in an experiment file; the sentence names file and key path."""
 
 
 def _number(value: Any) -> Any:

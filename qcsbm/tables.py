@@ -12,11 +12,13 @@ References:
 import math
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 from tabulate import tabulate
 
 from qcsbm import failure
+from qcsbm.errors import BadInput
 from qcsbm.pages import Section
 
 IDENTITY = ["dataset", "method", "seed"]
@@ -68,6 +70,19 @@ class Block:
     seeds: dict[str, int]
     notes: list[str]
     paper: dict[tuple[str, str], str]
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """The table in a CSV file that another stage wrote.
+
+    Raises:
+        BadInput: the file holds something else.
+    """
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:  # pandas' own errors and those of decoding are ValueErrors
+        reason = str(error).strip().partition("\n")[0]
+        raise BadInput(f"{path}: found no table ({reason}), expected CSV") from None
 
 
 def tidy(records: list[dict]) -> pd.DataFrame:

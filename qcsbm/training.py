@@ -22,6 +22,7 @@ from qcsbm import checkpoint, parallel
 from qcsbm.autodiff import rademacher
 from qcsbm.checkpoint import TrainingState
 from qcsbm.data.quantisation import dequantise, to_unit
+from qcsbm.errors import Diverged
 from qcsbm.losses import training_loss
 from qcsbm.models import ScoreModel
 from qcsbm.schema import Regulariser, Training
@@ -71,7 +72,7 @@ def train(
     state.
 
     Raises:
-        ArithmeticError: loss or gradient is not finite. A state that was saved is.
+        Diverged: loss or gradient is not finite. A state that was saved is.
     """
     device = next(model.parameters()).device
     names = checkpoint.names(model)
@@ -220,7 +221,7 @@ def _require_finite(window: list[Tensor], step: int) -> None:
     if not window or (values := torch.stack(window)).isfinite().all():
         return
     row, column = (~values.isfinite()).nonzero()[0].tolist()
-    raise ArithmeticError(
+    raise Diverged(
         f"training diverged: {CURVE_COLUMNS[1 + column]} is {values[row, column].item()} at step "
         f"{step - len(window) + 1 + row}"
     )
@@ -237,7 +238,7 @@ def _state(
 ) -> TrainingState:
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
-            raise ArithmeticError(f"training diverged: {name} is not finite after step {step}")
+            raise Diverged(f"training diverged: {name} is not finite after step {step}")
     # EMA is kept for parameters only; buffers never change.
     return TrainingState(
         step,

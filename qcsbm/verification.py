@@ -15,6 +15,7 @@ from qcsbm import extractor_weights, failure, layout, source_code, specification
 from qcsbm.agreement import differences
 from qcsbm.config import Experiment
 from qcsbm.data import raw
+from qcsbm.errors import BadInput
 from qcsbm.files import sha256
 from qcsbm.provenance import read_record
 
@@ -128,7 +129,7 @@ def _verify_record(report: Report, expected: Expected) -> None:
         return
     try:
         record = read_record(path)
-    except ValueError as error:
+    except BadInput as error:
         report.problems.append(str(error))
         return
     report.records[path] = record

@@ -138,6 +138,20 @@ def learnt(files, folder, prepared):
     return ["classifier", "--spec", spec("classifier", "digits"), *arguments]
 
 
+def judged(content, folder, _):
+    (folder / "x.csv").write_bytes(content)
+    tables = ["--metrics", "x.csv", "--figure1", "x.csv", "--figure4", "x.csv"]
+    return ["claims", "--spec", spec("claims"), *tables, "--out", "o"]
+
+
+def training(regulariser=None, **keys):
+    """The specification of a training with other ``keys``."""
+    found = json.loads(spec("train", "digits", "u", 0, 60))
+    found["protocol"]["training"] |= keys
+    found["protocol"]["regulariser"] = regulariser
+    return json.dumps(found)
+
+
 def arguments(words, folder, prepared):
     return [str(word).replace("PREPARED", str(prepared)) for word in words]
 
@@ -384,6 +398,9 @@ CONFIGURATIONS = {
     "Python": (b"!!python/object/apply:os.mkdir [x]", "x.yaml: found no YAML, expected"),
     "itself within itself": (b"&a [*a]", "x.yaml: found [[...]], expected"),
     "nested": (b"[" * 2000, "x.yaml: found no YAML, expected"),
+    "date that is none": (b"tier: 2026-99-99", "x.yaml: found no YAML, expected"),
+    "flag that is none": (b"tier: !!bool x", "x.yaml: found no YAML, expected"),
+    "number of 5000 digits": (b"tier: " + b"1" * 5000, "x.yaml: found no YAML, expected"),
     "key twice": (
         b"methods:\n  u: {label: U}\n  c: {}\n  u: {label: V}",
         "x.yaml: methods.u: found twice (line 4), expected it once",
@@ -396,8 +413,8 @@ CELLS = {
         ["--dataset", "digits", "--method", "ghost"],
         "method: found 'ghost', expected one of c, u",
     ),
-    "no configuration": (["--configfile", "gone.yaml"], "gone.yaml"),
-    "folder for a configuration": (["--configfile", "/"], "'/'"),
+    "no configuration": (["--configfile", "gone.yaml"], "gone.yaml: found no such file, expected"),
+    "folder for a configuration": (["--configfile", "/"], "/: found no such file, expected"),
 }
 DATA = {
     "no such file": (MINE, {}, "mine/train.npy: found no such file, expected"),
@@ -630,6 +647,10 @@ CHECKPOINTS = {
         lambda: checkpoint(model=lambda w: w.int()),
         f"x.safetensors: tensor {STEM}: found torch.int32, expected",
     ),
+    "with a number of 5000 digits": (
+        lambda: tensors_header('{"step": ' + "1" * 5000 + "}"),
+        "x.safetensors: found no usable checkpoint",
+    ),
     "of NaN": (
         lambda: checkpoint(ema=lambda w: w * float("nan")),
         f"x.safetensors: tensor {STEM}: found a value that is not finite, expected",
@@ -746,6 +767,11 @@ LEARNT = {
     "of labels of floats": ({"train_labels.npy": np.zeros(1437)}, "train_labels.npy: found"),
     "of too few labels": ({"train_labels.npy": np.zeros(3, np.int64)}, "train_labels.npy: found"),
 }
+JUDGED = {
+    "empty": (b"", "x.csv: found no table (No columns to parse from file), expected CSV"),
+    "ragged": (b"a,b\n1,2\n1,2,3\n", "x.csv: found no table (Error tokenizing data."),
+    "no text": (b"\xff\xfe\x00", "x.csv: found no table ('utf-8' codec can't decode"),
+}
 ARGUMENTS = {
     "no stage": ([], "the following arguments are required: STAGE"),
     "unknown stage": (["bogus"], "invalid choice: 'bogus'"),
@@ -780,6 +806,20 @@ ARGUMENTS = {
         "'/'",
     ),
     "dataset that cannot be fetched": (["fetch", "mnist"], "invalid choice: 'mnist'"),
+    "training with a negative learning rate": (
+        [
+            *("train", "--spec", training(lr=-1.0), "--data", "PREPARED"),
+            *("--out", "o.safetensors", "--curve", "o.csv", "--record", "o.json"),
+        ],
+        "specification: protocol.training.lr: found -1.0, expected",
+    ),
+    "regulariser without an estimator": (
+        [
+            *("train", "--spec", training(regulariser={"weight": 1.0}), "--data", "PREPARED"),
+            *("--out", "o.safetensors", "--curve", "o.csv", "--record", "o.json"),
+        ],
+        "specification: protocol.regulariser.estimator: found nothing, expected",
+    ),
     "shard that is none": (
         [
             *("features", "--spec", spec("features", "efficientnet_lite0"), "--data", "PREPARED"),
@@ -798,6 +838,7 @@ TABLE = {
     "features": (compared, COMPARED),
     "record": (gathered, RECORDS),
     "prepared data": (learnt, LEARNT),
+    "table": (judged, JUDGED),
     "command": (arguments, ARGUMENTS),
 }
 CASES = {

@@ -1,6 +1,9 @@
 """Computations that fail: the reason goes where the result would have gone."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -53,6 +56,72 @@ def test_a_table_shows_the_numbers_that_there_are_and_why_others_are_not(tmp_pat
     # Nothing at all was measured: still a table.
     (empty,) = tables.build(tables.tidy(records[:1]), spec, tables.failures(records[:1]))
     assert empty.metrics == [] and any("diverged" in note for note in empty.notes)
+
+
+PLANTED = """
+import sys
+
+import numpy as np
+
+from qcsbm import cli, errors, shards
+
+def read(*_):
+    raise {error}
+
+shards.read = read
+sys.exit(cli.main())
+"""
+MISTAKES = [
+    "ZeroDivisionError('planted')",
+    "np.linalg.LinAlgError('planted')",
+    "KeyError('planted')",
+    "ValueError('planted')",
+]
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Runs a stage whose computation raises ``error``; what came of it, and its outputs."""
+
+    def run(error):
+        (tmp_path / "planted.py").write_text(PLANTED.format(error=error))
+        command = ["planted.py", "gather_likelihood", "--spec", json.dumps(SPEC)]
+        command += ["--shards", "planted.py", "--records", "planted.py"]
+        command += ["--out", "bits.npy", "--record", "record.json"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        result = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        return result, [tmp_path / "bits.npy", tmp_path / "record.json"]
+
+    return run
+
+
+@pytest.mark.parametrize("error", MISTAKES)
+def test_a_mistake_of_the_package_looks_like_one_and_is_no_result(error, planted):
+    result, outputs = planted(error)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback (most recent call last):")
+    assert "planted" in result.stderr.splitlines()[-1]
+    assert not any(path.exists() for path in outputs)
+
+
+def test_a_divergence_is_a_result(planted):
+    result, outputs = planted("errors.Diverged('it diverged')")
+    assert result.returncode == 0
+    assert result.stderr == "qcsbm gather_likelihood: it diverged\n"
+    assert [failure.read(path) for path in outputs] == ["it diverged"] * 2
+
+
+def test_bad_input_is_a_sentence_and_no_result(planted):
+    result, outputs = planted("errors.BadInput('found this, expected that')")
+    assert result.returncode == 2
+    assert result.stderr == "qcsbm gather_likelihood: found this, expected that\n"
+    assert not any(path.exists() for path in outputs)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from sklearn.datasets import load_sample_images
 from qcsbm import classification
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import to_unit
+from qcsbm.errors import Diverged
 from qcsbm.feature_file import Features, read, write
 from qcsbm.features import (
     EXTRACTORS,
@@ -283,7 +284,7 @@ def test_features_that_are_not_finite_are_refused():
         def forward(self, x):
             return x.flatten(1) / 0, x.flatten(1)
 
-    with pytest.raises(ArithmeticError, match="not finite"):
+    with pytest.raises(Diverged, match="not finite"):
         extract(Broken(), images(2, 1, 4), 256, 2)
 
 

@@ -8,6 +8,7 @@ from qcsbm.data.quantisation import (
     require_dequantised,
     to_unit,
 )
+from qcsbm.errors import Diverged
 from qcsbm.seeding import generator
 
 
@@ -62,7 +63,7 @@ def test_quantise_clips_and_follows_the_model_s_data():
 
 
 def test_quantise_refuses_a_value_that_is_not_finite():
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(Diverged, match="not finite"):
         quantise(torch.tensor([0.5, float("nan")]), 256, dequantised=False)
 
 

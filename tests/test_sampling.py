@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from qcsbm.errors import Diverged
 from qcsbm.models import EnergyScoreModel, ScoreModel
 from qcsbm.ode import integrate
 from qcsbm.sampling import (
@@ -276,7 +277,7 @@ def test_samplers_take_models_and_record_no_graph(model, factor):
 
 
 def test_diverging_sampler_is_an_error():
-    with pytest.raises(ArithmeticError, match="3 of 3 samples are not finite"):
+    with pytest.raises(Diverged, match="3 of 3 samples are not finite"):
         # The corrector divides by the mean norm of the score.
         pc_sample(lambda x, t: 0 * x, SDE, (3, 2), generator(0), steps=2, snr=0.16)
 

@@ -10,6 +10,7 @@ import torch
 
 from qcsbm import checkpoint
 from qcsbm.autodiff import rademacher
+from qcsbm.errors import Diverged
 from qcsbm.losses import training_loss
 from qcsbm.models import build
 from qcsbm.schema import Regulariser, Training
@@ -275,7 +276,7 @@ def test_regularising_a_part_of_the_batch_leaves_the_rest_to_dsm():
 
 def test_divergence_stops_with_step_and_quantity(images):
     wild = Training(batch_size=8, lr=1e30, warmup=1, grad_clip=1e30)
-    with pytest.raises(ArithmeticError, match=r"training diverged: \w+ is (nan|inf).* step \d+"):
+    with pytest.raises(Diverged, match=r"training diverged: \w+ is (nan|inf).* step \d+"):
         train(fresh("energy"), images, 17, wild, None, 0, 60)
 
 

@@ -13,6 +13,7 @@ from qcsbm.data.local import require_file, shuffled
 from qcsbm.data.npy import read_array
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
+from qcsbm.errors import BadInput
 from qcsbm.schema import Arrays
 
 LARGEST_LABEL = 2**16 - 1  # a network that classifies has an output for each smaller one
@@ -27,8 +28,8 @@ def arrays(config: Arrays) -> Splits:
     """The images of both files, their axes in the order ``config.layout``, in random order.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or holds anything but uint8 images with 1 or 3 channels or
+        MissingFile: a file is missing.
+        BadInput: a file is damaged, or holds anything but uint8 images with 1 or 3 channels or
             anything but one label from 0 to `LARGEST_LABEL` for each of them.
     """
     folder = dataset_folder(config.name)
@@ -52,13 +53,13 @@ def _images(path: Path, key: str | None, layout: str) -> np.ndarray:
     require_file(path, "the images of a split, or an .npz file of that name")
     images = read_array(path, key)
     if images.dtype != np.uint8 or images.ndim != len(layout) or not images.size:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found {images.dtype} of shape {images.shape}, expected uint8 with the axes "
             f"{layout}, of at least one pixel"
         )
     images = TO_NCHW[layout](images)
     if images.shape[1] not in (1, 3):
-        raise ValueError(
+        raise BadInput(
             f"{path}: found {images.shape[1]} channels with the axes {layout}, expected 1 or 3"
         )
     return images
@@ -69,7 +70,7 @@ def _labels(path: Path, key: str | None) -> np.ndarray:
     labels = read_array(path, key)
     whole = labels.ndim == 1 and labels.dtype.kind in "iu"
     if not whole or not ((labels >= 0) & (labels <= LARGEST_LABEL)).all():
-        raise ValueError(
+        raise BadInput(
             f"{path}: found labels of {labels.dtype} and shape {labels.shape}, expected a list of "
             f"whole numbers from 0 to {LARGEST_LABEL}"
         )

@@ -21,8 +21,8 @@ def cifar10(config: Cifar10) -> Splits:
     """50 000 training and 10 000 test images of 10 classes, in random order.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: one of the files is not the published one.
+        MissingFile: one of the files is missing.
+        BadInput: one of the files is not the published one.
     """
     return _read("CIFAR10", config)
 
@@ -31,8 +31,8 @@ def cifar100(config: Cifar100) -> Splits:
     """50 000 training and 10 000 test images of 100 classes, in random order.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: one of the files is not the published one.
+        MissingFile: one of the files is missing.
+        BadInput: one of the files is not the published one.
     """
     return _read("CIFAR100", config)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from qcsbm.data.local import LEVELS, random_order
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
+from qcsbm.errors import BadInput, MissingFile
 from qcsbm.schema import Folder
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -26,8 +27,8 @@ def folder(config: Folder) -> Splits:
     """The images of both folders, sorted by name and then shuffled, without labels.
 
     Raises:
-        FileNotFoundError: one of the folders is missing.
-        ValueError: a file is damaged, or no PNG image of the size and kind of the others.
+        MissingFile: one of the folders is missing.
+        BadInput: a file is damaged, or no PNG image of the size and kind of the others.
     """
     shape, splits = None, {}
     for name in SPLITS:
@@ -43,14 +44,14 @@ def folder(config: Folder) -> Splits:
 def _files(split: Path) -> list[Path]:
     """The PNG files in a folder, sorted by name; hidden files are passed over."""
     if not split.is_dir():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{split}: found no such folder, expected one with PNG images; the environment "
             "variable QCSBM_DATA says where datasets are"
         )
     paths = sorted(path for path in split.iterdir() if not path.name.startswith("."))
     for path in paths:
         if path.suffix.lower() != ".png" or not path.is_file():
-            raise ValueError(
+            raise BadInput(
                 f"{path}: found something else, expected nothing but *.png files in the folder"
             )
     return paths
@@ -63,7 +64,7 @@ def _read(path: Path, expected: tuple[int, ...] | None) -> np.ndarray:
     # Pillow would convert 16 bits per channel to 8 without a word.
     described = header.startswith(SIGNATURE) and header[HEADER] == b"IHDR"
     if not described or header[KIND] not in KINDS:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found another kind of file, expected a PNG image, grey or RGB, with 8 bits "
             "per channel"
         )
@@ -77,9 +78,9 @@ def _read(path: Path, expected: tuple[int, ...] | None) -> np.ndarray:
                 pixels = np.asarray(image) if expected in (None, shape) else None
     # Damaged files lead Pillow to almost any exception.
     except Exception as error:
-        raise ValueError(f"{path}: found a damaged image ({error}), expected a PNG") from None
+        raise BadInput(f"{path}: found a damaged image ({error}), expected a PNG") from None
     if pixels is None:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found an image of shape {shape}, expected {expected} like the others"
         )
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

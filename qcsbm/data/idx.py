@@ -24,6 +24,7 @@ import numpy as np
 from qcsbm.data.local import require_file, shuffled
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
+from qcsbm.errors import BadInput
 from qcsbm.files import CHUNK
 from qcsbm.schema import Idx
 
@@ -36,8 +37,8 @@ def idx(config: Idx) -> Splits:
     ``.gz``, in random order.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: one of the files is damaged or holds something else, or they do not fit.
+        MissingFile: one of the files is missing.
+        BadInput: one of the files is damaged or holds something else, or they do not fit.
     """
     folder = dataset_folder(config.name)
     splits = {}
@@ -63,7 +64,7 @@ def _read(path: Path, ndim: int) -> np.ndarray:
         with gzip.open(path) as file:
             return _parse(file, path, ndim)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found a damaged gzip file ({error}), expected a gzipped IDX file"
         ) from None
 
@@ -72,7 +73,7 @@ def _parse(file: BinaryIO, path: Path, ndim: int) -> np.ndarray:
     header = file.read(4 + 4 * ndim)
     magic = bytes([0, 0, UNSIGNED_BYTE, ndim])
     if len(header) < 4 + 4 * ndim or header[:4] != magic:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found a file that begins with {header[:4].hex(' ') or 'nothing'}, expected "
             f"the header of an IDX file of unsigned bytes with {ndim} dimensions, {magic.hex(' ')} "
             "and the lengths"
@@ -84,7 +85,7 @@ def _parse(file: BinaryIO, path: Path, ndim: int) -> np.ndarray:
         values += chunk
     if len(values) != size:
         found = "more" if len(values) > size else str(len(values))
-        raise ValueError(
+        raise BadInput(
             f"{path}: found {found} bytes after the header, expected {size}, as the header says "
             f"that the shape is {shape}"
         )

@@ -16,6 +16,7 @@ from qcsbm.data.local import LEVELS, random_order, require_file
 from qcsbm.data.npy import read_array
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
+from qcsbm.errors import BadInput
 from qcsbm.schema import ImageNet32
 
 SHAPE = (3, 32, 32)
@@ -44,8 +45,8 @@ def imagenet32(config: ImageNet32) -> Splits:
     memory is the wanted images (3.9 GB for all of them) and two batches (0.4 GB each).
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: one of the files is damaged or holds something else.
+        MissingFile: one of the files is missing.
+        BadInput: one of the files is damaged or holds something else.
     """
     folder = dataset_folder(config.source)
     for name, files in BATCHES.items():
@@ -61,7 +62,7 @@ def imagenet32(config: ImageNet32) -> Splits:
 def _require_batch(path: Path, url: str, sha256: str) -> None:
     pickled = path.with_suffix("")
     if pickled.exists() and not path.exists():
-        raise ValueError(
+        raise BadInput(
             f"{pickled}: found the pickled release, which is not read, as unpickling can run any "
             f"code; expected {path.name} from {url}"
         )
@@ -85,12 +86,12 @@ def _read(paths: list[Path], limit: int | None, split: str) -> Split:
 def _read_labels(path: Path) -> np.ndarray:
     labels = read_array(path, "labels")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
+        raise BadInput(
             f"{path}: found labels of {labels.dtype} and shape {labels.shape}, expected a list of "
             "integers"
         )
     if not ((labels >= 1) & (labels <= CLASSES)).all():
-        raise ValueError(
+        raise BadInput(
             f"{path}: found labels from {labels.min()} to {labels.max()}, expected 1 to {CLASSES}"
         )
     return labels.astype(np.int64) - 1
@@ -100,7 +101,7 @@ def _read_images(path: Path, n: int) -> np.ndarray:
     images = read_array(path, "data")
     shape = (n, int(np.prod(SHAPE)))
     if images.dtype != np.uint8 or images.shape != shape:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found data of {images.dtype} and shape {images.shape}, expected uint8 and "
             f"{shape}, an image for each label"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qcsbm.data.splits import SPLITS, Split, Splits
+from qcsbm.errors import BadInput, MissingFile
 from qcsbm.files import CHUNK
 from qcsbm.schema import FromFiles
 from qcsbm.seeding import permutation
@@ -17,9 +18,9 @@ LEVELS = 256
 
 
 def require_file(path: Path, expected: str) -> None:
-    """Raise FileNotFoundError, saying what was ``expected``, if there is no file."""
+    """Raise MissingFile, saying what was ``expected``, if there is no file."""
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{path}: found no such file, expected {expected}; the environment variable QCSBM_DATA "
             "says where datasets are"
         )
@@ -29,8 +30,8 @@ def require_published(path: Path, md5: str, origin: str) -> None:
     """Refuse every file but the published one.
 
     Raises:
-        FileNotFoundError: there is no file.
-        ValueError: its MD5 is not ``md5``.
+        MissingFile: there is no file.
+        BadInput: its MD5 is not ``md5``.
     """
     require_file(path, f"the one with MD5 {md5} from {origin}")
     digest = hashlib.md5(usedforsecurity=False)
@@ -38,7 +39,7 @@ def require_published(path: Path, md5: str, origin: str) -> None:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     if digest.hexdigest() != md5:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found a file with MD5 {digest.hexdigest()}, expected {md5}, that of the file "
             f"from {origin}"
         )
@@ -48,12 +49,12 @@ def random_order(n: int, limit: int | None, split: str) -> np.ndarray:
     """The first ``limit`` (all if None) of the numbers 0 … n − 1 in an order made once for all.
 
     Raises:
-        ValueError: there are fewer than ``limit``, or none.
+        BadInput: there are fewer than ``limit``, or none.
     """
     if not n:
-        raise ValueError(f"data: found no images in the split {split}, expected at least one")
+        raise BadInput(f"data: found no images in the split {split}, expected at least one")
     if limit is not None and limit > n:
-        raise ValueError(
+        raise BadInput(
             f"data.{split}: found {limit}, expected at most {n}, the number of images in the files"
         )
     return permutation(n, 0, "data", split)[:limit]
@@ -63,14 +64,14 @@ def shuffled(folder: Path, config: FromFiles, splits: dict[str, Split]) -> Split
     """Random subsets, in random order, of the ``splits`` read from ``folder``.
 
     Raises:
-        ValueError: images have no pixels or differ in shape between the splits, or images and
+        BadInput: images have no pixels or differ in shape between the splits, or images and
             labels differ in number.
     """
     chosen = {}
     for name in SPLITS:
         images, labels = splits[name].images, splits[name].labels
         if len(labels) != len(images):
-            raise ValueError(
+            raise BadInput(
                 f"{folder}: found {len(labels)} labels and {len(images)} images in the split "
                 f"{name}, expected as many of both"
             )
@@ -78,9 +79,9 @@ def shuffled(folder: Path, config: FromFiles, splits: dict[str, Split]) -> Split
         chosen[name] = Split(images[order], labels[order].astype(np.int64))
     train, test = (chosen[name].images.shape[1:] for name in SPLITS)
     if 0 in train:
-        raise ValueError(f"{folder}: found images of shape {train}, expected some with pixels")
+        raise BadInput(f"{folder}: found images of shape {train}, expected some with pixels")
     if train != test:
-        raise ValueError(
+        raise BadInput(
             f"{folder}: found test images of shape {test}, expected that of the training images, "
             f"{train}"
         )

@@ -12,6 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
+from qcsbm.errors import BadInput
+
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 INFLATION = 1032  # bytes that deflate makes of one, at most
@@ -21,7 +23,7 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     """The array in a .npy file, memory-mapped, or the array ``key`` of an .npz file.
 
     Raises:
-        ValueError: there is no such array, it holds Python objects, or its header does not fit the
+        BadInput: there is no such array, it holds Python objects, or its header does not fit the
             length of the file, which is found out before memory is taken.
     """
     path = Path(path)
@@ -46,7 +48,7 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         expected = "a NumPy array" if key is None else f"an .npz file with an array {key!r}"
-        raise ValueError(f"{path}: found nothing usable ({reason}), expected {expected}") from None
+        raise BadInput(f"{path}: found nothing usable ({reason}), expected {expected}") from None
 
 
 def _check_header(file: BinaryIO, size: int) -> None:

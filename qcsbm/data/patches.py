@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from qcsbm.data.splits import Split, Splits
+from qcsbm.errors import BadInput
 from qcsbm.schema import Patches
 
 BAND = 5  # widths of a patch per band; the last one is for testing
@@ -17,7 +18,7 @@ def patches(config: Patches) -> Splits:
     """``config.train`` and ``config.test`` different positions, drawn once for all seeds.
 
     Raises:
-        ValueError: there are fewer positions than patches asked for.
+        BadInput: there are fewer positions than patches asked for.
     """
     photographs = load_sample_images().images
     size = config.size
@@ -31,7 +32,7 @@ def patches(config: Patches) -> Splits:
             for y in range(photograph.shape[0] - size + 1)
         ]
         if wanted > len(positions):
-            raise ValueError(
+            raise BadInput(
                 f"data.{name}: found {wanted}, expected at most {len(positions)}, the positions of "
                 f"{size} × {size} patches"
             )

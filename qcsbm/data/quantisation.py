@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from qcsbm.errors import Diverged
+
 
 def to_unit(k: Tensor, levels: int) -> Tensor:
     """The grid points k / (levels − 1) in [0, 1], float32, shaped like ``k``."""
@@ -40,10 +42,10 @@ def quantise(x: Tensor, levels: int, dequantised: bool) -> Tensor:
     floored, grid points k / (levels − 1) rounded.
 
     Raises:
-        ValueError: an entry is not finite.
+        Diverged: an entry is not finite.
     """
     if not x.isfinite().all():
-        raise ValueError("samples to quantise: found a value that is not finite, expected none")
+        raise Diverged("samples to quantise are not finite")
     k = (x * levels).floor() if dequantised else (x * (levels - 1)).round()
     return k.clamp(0, levels - 1).to(torch.uint8)
 

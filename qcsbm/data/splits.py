@@ -10,6 +10,7 @@ import pydantic
 from pydantic import Field, PositiveInt
 
 from qcsbm.data.npy import read_array
+from qcsbm.errors import BadInput, MissingFile
 from qcsbm.files import atomic, sha256, write_text
 
 SPLITS = ("train", "test")
@@ -67,18 +68,18 @@ def describe(folder: str | Path) -> Description:
     """The description of the dataset prepared in ``folder``.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: the file holds something else.
+        MissingFile: there is none.
+        BadInput: the file holds something else.
     """
     path = Path(folder) / "data.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: found no such file, expected that of a prepared dataset")
+        raise MissingFile(f"{path}: found no such file, expected that of a prepared dataset")
     try:
         return pydantic.TypeAdapter(Description).validate_json(path.read_bytes(), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "JSON"
-        raise ValueError(
+        raise BadInput(
             f"{path}: found another {place} ({first['msg']}), expected the description of a "
             "prepared dataset"
         ) from None
@@ -88,13 +89,13 @@ def read(folder: str | Path, name: str) -> Split:
     """The split ``name`` of the dataset prepared in ``folder``, memory-mapped.
 
     Raises:
-        ValueError: a file holds something else, or there is not a label for each image.
+        BadInput: a file holds something else, or there is not a label for each image.
     """
     images = open_images(Path(folder) / f"{name}.npy")
     path = Path(folder) / f"{name}_labels.npy"
     labels = read_array(path)
     if labels.dtype != np.int64 or labels.shape != (len(images),):
-        raise ValueError(
+        raise BadInput(
             f"{path}: found {labels.dtype} of shape {labels.shape}, expected int64 of shape "
             f"{(len(images),)}, a label for each image"
         )
@@ -105,11 +106,11 @@ def open_images(path: str | Path) -> np.ndarray:
     """Images (N, C, H, W) of a prepared split or of samples, memory-mapped.
 
     Raises:
-        ValueError: the file holds something else.
+        BadInput: the file holds something else.
     """
     images = read_array(path)
     if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(
+        raise BadInput(
             f"{path}: found {images.dtype} of shape {images.shape}, expected uint8 images of shape "
             "(N, C, H, W)"
         )

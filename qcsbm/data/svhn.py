@@ -15,8 +15,8 @@ def svhn(config: Svhn) -> Splits:
     """73 257 training and 26 032 test images of 10 classes, in random order; "extra" is not used.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: one of the files is not the published one.
+        MissingFile: one of the files is missing.
+        BadInput: one of the files is not the published one.
     """
     from torchvision.datasets import SVHN  # takes seconds, and only this source needs it
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from qcsbm.data.splits import open_images
 from qcsbm.provenance import read_record
+from qcsbm.tables import read_csv
 
 
 def noise_levels(records: Iterable[Path]) -> pd.DataFrame:
@@ -31,7 +32,7 @@ def _beside(records: Iterable[Path]) -> pd.DataFrame:
     frames = []
     for path in records:
         record = read_record(path)
-        frame = pd.read_csv(path.with_suffix(".csv"))
+        frame = read_csv(path.with_suffix(".csv"))
         frame.insert(0, "method", record["method"])
         frame.insert(1, "seed", record["seed"])
         frames.append(frame)

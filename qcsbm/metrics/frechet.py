@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
+from qcsbm.errors import BadInput
+
 # Features that are held in float64 at a time.
 BLOCK = 2048
 
@@ -38,11 +40,12 @@ def feature_statistics(features: np.ndarray) -> FeatureStatistics:
     """The statistics of ``features`` (N, D).
 
     Raises:
-        ValueError: fewer than two features, or some that are not finite.
+        BadInput: fewer than two features.
+        ValueError: some are not finite.
     """
     n, d = features.shape
     if n < 2:
-        raise ValueError(f"features: found {n} of them, expected at least 2")
+        raise BadInput(f"features: found {n} of them, expected at least 2")
     if not all(np.isfinite(features[i : i + BLOCK]).all() for i in range(0, n, BLOCK)):
         raise ValueError("features: found values that are not finite, expected finite ones")
     mean = features.mean(0, dtype=np.float64)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qcsbm.errors import BadInput
+
 # Distances are computed in squares of this side; 50 000 × 50 000 of them would be 20 GB.
 BLOCK = 2048
 
@@ -34,11 +36,11 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> Precisio
     """Precision and recall of ``fake`` (M, D) against ``real`` (N, D) features.
 
     Raises:
-        ValueError: one of them has no k neighbours.
+        BadInput: one of them has no k neighbours.
     """
     for name, features in (("real", real), ("fake", fake)):
         if len(features) <= k:
-            raise ValueError(
+            raise BadInput(
                 f"{name} features: found {len(features)}, expected more than k = {k} of them"
             )
     real_radius, fake_radius = _squared_radii(real, k), _squared_radii(fake, k)

@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qcsbm.errors import BadInput
+
 
 def fan_avg_uniform_(weight: Tensor, scale: float = 1.0) -> None:
     """Fill ``weight`` (out, in, ...) from U(-a, a) with variance scale / fan average.
@@ -54,10 +56,10 @@ def conv(in_channels: int, out_channels: int, size: int, scale: float = 1.0, **k
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation in min(channels // 4, 32) groups; ValueError where they do not fit."""
+    """Group normalisation in min(channels // 4, 32) groups; BadInput where they do not fit."""
     groups = min(channels // 4, 32)
     if groups == 0 or channels % groups:
-        raise ValueError(
+        raise BadInput(
             f"group normalisation cannot split {channels} channels into {groups} equal groups; "
             "choose nf and ch_mult so that every width is a multiple of min(width // 4, 32)"
         )
@@ -93,7 +95,7 @@ class FIR(nn.Module):
     def __init__(self, taps: tuple):
         super().__init__()
         if len(taps) % 2:
-            raise ValueError(f"fir_kernel: {taps} has {len(taps)} taps, expected an even number")
+            raise BadInput(f"fir_kernel: {taps} has {len(taps)} taps, expected an even number")
         k = torch.tensor(taps, dtype=torch.get_default_dtype())
         kernel = torch.outer(k, k) / k.sum() ** 2
         self.register_buffer("kernel", kernel[None, None], persistent=False)

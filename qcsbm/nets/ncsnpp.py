@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from qcsbm.errors import BadInput
 from qcsbm.nets.layers import (
     Attention,
     Downsample,
@@ -49,9 +50,12 @@ class NCSNpp(nn.Module):
     input skip joins the feature map. ``fourier_scale`` is the standard deviation of the frequencies
     of log σ, ``init_scale`` scales the initial variance of the last convolution of every block.
 
-    Initial weights and the fixed frequencies come from PyTorch's global generator. ValueError for
-    an unknown choice, for an image size that cannot be halved from level to level, for an attention
-    resolution that no level has and for widths that group normalisation cannot split.
+    Initial weights and the fixed frequencies come from PyTorch's global generator.
+
+    Raises:
+        BadInput: the image size cannot be halved from level to level, no level has an attention
+            resolution, or group normalisation cannot split a width.
+        ValueError: an unknown choice.
     """
 
     def __init__(
@@ -371,14 +375,14 @@ def _resolutions(image_size: int, levels: int, attn_resolutions: tuple) -> list[
     """The image size of every level, the whole image first."""
     factor = 2 ** (levels - 1)
     if image_size % factor:
-        raise ValueError(
+        raise BadInput(
             f"image_size: {image_size} is not divisible by {factor}, as the {levels} levels of "
             "ch_mult need"
         )
     resolutions = [image_size // 2**level for level in range(levels)]
     for resolution in attn_resolutions:
         if resolution not in resolutions:
-            raise ValueError(
+            raise BadInput(
                 f"attn_resolutions: no level has resolution {resolution}, expected some of "
                 f"{resolutions}"
             )

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from qcsbm import agreement
+from qcsbm.errors import BadInput
 from qcsbm.provenance import read_record
 from qcsbm.stages.arguments import add_spec, existing
 
@@ -19,14 +20,14 @@ def read_records(arguments: argparse.Namespace) -> tuple[dict[Path, dict], list[
     """All records by path, and sentences on what a reader of their numbers must know.
 
     Raises:
-        ValueError: they are not what the specification expects, contradict each other or, where it
+        BadInput: they are not what the specification expects, contradict each other or, where it
             is strict, were not all computed by the same code.
     """
     records = {path: read_record(path) for path in arguments.records}
     agreement.require(records, arguments.spec)
     notes = agreement.code_notes(records)
     if notes and arguments.spec["strict"]:
-        raise ValueError(f"{notes[0]} Expected one code, as the experiment file is strict.")
+        raise BadInput(f"{notes[0]} Expected one code, as the experiment file is strict.")
     notes += agreement.machine_notes(records)
     for note in notes:
         logging.warning("%s", note)

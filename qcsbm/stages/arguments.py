@@ -4,12 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
+from qcsbm.errors import BadInput
+
 
 class Specification(dict):
     """What a job must know; a key that is not there is bad input, not a mistake of the stage."""
 
     def __missing__(self, key: str) -> None:
-        raise ValueError(f"specification: found no {key!r}, expected what the workflow says")
+        raise BadInput(f"specification: found no {key!r}, expected what the workflow says")
 
 
 def json_object(text: str) -> Specification:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qcsbm.config import Experiment, read
 from qcsbm.data.splits import describe
+from qcsbm.errors import BadInput
 from qcsbm.stages.arguments import existing
 
 
@@ -26,8 +27,8 @@ def read_cell(arguments: argparse.Namespace) -> tuple[Experiment, tuple[int, int
     """The experiment that has the chosen cell, and the shape (C, H, W) of the cell's images.
 
     Raises:
-        ValueError: there is no such cell, or nothing says the shape.
-        FileNotFoundError: there is no such experiment file.
+        BadInput: there is no such cell, or nothing says the shape.
+        MissingFile: there is no such experiment file.
     """
     experiment = read(arguments.configfile)
     experiment.cell(arguments.dataset, arguments.method)
@@ -35,7 +36,7 @@ def read_cell(arguments: argparse.Namespace) -> tuple[Experiment, tuple[int, int
         return experiment, describe(arguments.data).shape
     shape = experiment.datasets[arguments.dataset].data.shape
     if shape is None:
-        raise ValueError(
+        raise BadInput(
             f"dataset: found {arguments.dataset!r}, whose shape is known once it is prepared, "
             "expected --data with the folder of the prepared dataset"
         )

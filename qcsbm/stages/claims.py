@@ -4,12 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from qcsbm import claims, pages
 from qcsbm.experiments import autoencoder, gaussian
 from qcsbm.files import write_text
 from qcsbm.stages.arguments import add_spec, existing
+from qcsbm.tables import read_csv
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +24,9 @@ def run(arguments: argparse.Namespace) -> None:
     largest = max(gaussian.EPSILONS)
     counterexample = autoencoder.l_qc(autoencoder.counterexample(), autoencoder.grid()).item()
     judgements = [
-        *claims.about_models(pd.read_csv(arguments.metrics), spec),
-        *claims.about_steps(pd.read_csv(arguments.figure1), gaussian.paper_step_size(largest)),
-        *claims.about_tying(pd.read_csv(arguments.figure4), counterexample),
+        *claims.about_models(read_csv(arguments.metrics), spec),
+        *claims.about_steps(read_csv(arguments.figure1), gaussian.paper_step_size(largest)),
+        *claims.about_tying(read_csv(arguments.figure4), counterexample),
         *claims.of_the_paper(spec),
     ]
     document = claims.document(judgements, spec)

@@ -11,6 +11,7 @@ import torch
 
 from qcsbm import checkpoint, specification
 from qcsbm.checkpoint import TrainingState
+from qcsbm.errors import BadInput
 from qcsbm.models import build
 from qcsbm.provenance import recorded
 from qcsbm.published import read_published
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     experiment, shape = read_cell(arguments)
     spec = specification.import_checkpoint(experiment, arguments.dataset, arguments.method)
     if spec["model"]["parameterisation"] != "score" or spec["model"]["residual"]:
-        raise ValueError(
+        raise BadInput(
             f"method: found {arguments.method!r}, expected one with parameterisation 'score' and "
             "without residual, as published energies and residuals are not those of this package"
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from qcsbm import source_code
 from qcsbm.data import raw, splits
 from qcsbm.data.sources import SOURCES
+from qcsbm.errors import BadInput
 from qcsbm.provenance import provenance
 from qcsbm.schema import Dataset, parse
 from qcsbm.stages.arguments import add_spec
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = raw.fingerprint(data)
     expected = arguments.spec.get("raw", found)
     if found != expected:
-        raise ValueError(
+        raise BadInput(
             f"{raw.folder(data)}: found {_text(found)}, expected {_text(expected)} as when this "
             "job was planned; run snakemake again"
         )

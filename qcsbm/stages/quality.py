@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from qcsbm import reference_statistics
+from qcsbm.errors import BadInput
 from qcsbm.feature_file import Features, read
 from qcsbm.files import sha256
 from qcsbm.metrics import metric_names
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     protocol = arguments.spec["protocol"]
     samples, reference = _joined(arguments.samples), _joined(arguments.reference)
     if samples.extractor_sha256 != reference.extractor_sha256:
-        raise ValueError(
+        raise BadInput(
             f"{arguments.samples[0]}: found features of the extractor {samples.extractor_sha256}, "
             f"expected those of {reference.extractor_sha256} as in {arguments.reference[0]}"
         )
@@ -78,17 +79,17 @@ def _published(path: Path, samples: Features) -> FeatureStatistics:
     statistics = reference_statistics.read(path)
     found, expected = len(statistics.mean), samples.features.shape[1]
     if found != expected:
-        raise ValueError(f"{path}: found statistics of {found} features, expected {expected}")
+        raise BadInput(f"{path}: found statistics of {found} features, expected {expected}")
     return statistics
 
 
 def _joined(paths: list[Path]) -> Features:
-    """The features in all shards; ValueError if they are not of the same images."""
+    """The features in all shards; BadInput if they are not of the same images."""
     shards = [read(path) for path in paths]
     origins = [(shard.extractor_sha256, shard.images_sha256) for shard in shards]
     for path, origin in zip(paths, origins, strict=True):
         if origin != origins[0]:
-            raise ValueError(
+            raise BadInput(
                 f"{path}: found features of extractor and images {origin}, expected those of "
                 f"{origins[0]} as in {paths[0]}"
             )

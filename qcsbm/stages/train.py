@@ -18,10 +18,11 @@ from qcsbm import checkpoint, parallel, source_code
 from qcsbm.checkpoint import TrainingState
 from qcsbm.data.splits import describe, open_images
 from qcsbm.device import device
+from qcsbm.errors import BadInput
 from qcsbm.files import atomic, sha256
 from qcsbm.models import build
 from qcsbm.provenance import recorded
-from qcsbm.schema import Regulariser, Training
+from qcsbm.schema import Regulariser, Training, parse
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_spec, existing
 from qcsbm.training import CURVE_COLUMNS, train
 
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     spec = arguments.spec
-    training = Training.model_validate(spec["protocol"]["training"])
+    training, _ = _protocol(spec)
     inputs = [arguments.data / "train.npy", *([arguments.init] if arguments.init else [])]
     outputs = [arguments.out, arguments.curve]
     saved = SavedState(arguments.out.with_suffix(".state"), origin(spec, inputs))
@@ -69,7 +70,7 @@ def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, Tra
     spec = arguments.spec
     data = describe(arguments.data)
     model = build(data.shape, **spec["model"], seed=spec["seed"]).to(device())
-    regulariser = spec["protocol"]["regulariser"]
+    training, regulariser = _protocol(spec)
     start = saved.load()
     if start is None and arguments.init:
         start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
@@ -78,8 +79,8 @@ def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, Tra
         model,
         open_images(arguments.data / "train.npy"),
         data.levels,
-        Training.model_validate(spec["protocol"]["training"]),
-        regulariser and Regulariser.model_validate(regulariser),
+        training,
+        regulariser,
         spec["seed"],
         spec["protocol"]["stop"],
         start,
@@ -87,6 +88,16 @@ def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, Tra
         saved.due,
     )
     return start.step if start else 0, state
+
+
+def _protocol(spec: dict) -> tuple[Training, Regulariser | None]:
+    """How the specification says to train, and what L_QC adds to the loss."""
+
+    def part(model: type[Training] | type[Regulariser], key: str) -> Training | Regulariser | None:
+        document = spec["protocol"][key]
+        return document and parse(model, "specification", [(f"protocol.{key}", document)])
+
+    return part(Training, "training"), part(Regulariser, "regulariser")
 
 
 class SavedState:
@@ -129,7 +140,7 @@ class SavedState:
                 continue
             try:
                 state = checkpoint.load(path)
-            except ValueError as error:
+            except BadInput as error:
                 logging.warning("%s", error)
                 continue
             if state.spec == self.origin:
