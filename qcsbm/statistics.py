@@ -1,11 +1,18 @@
 """Means over seeds and how sure they are."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import stdtrit
 
 LEVEL = 0.95
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """Standard error of the mean of ``values`` (n,); a single value has none."""
+    n = len(values)
+    return float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:

@@ -101,3 +101,52 @@ def test_shards_of_different_measurements_are_not_put_together(tiny, inputs, tmp
     message = capsys.readouterr().err
     assert "shard 2 of " in message and "expected" in message and len(message.splitlines()) == 1
     assert not (tmp_path / "out.npy").exists() and not (tmp_path / "out.json").exists()
+
+
+def gathered(stage, output, tmp_path, **arrays):
+    """Gather one shard of ``arrays``: exit status, record and output."""
+    shard, record = tmp_path / "shard.npz", tmp_path / "shard.json"
+    np.savez(shard, **arrays)
+    with provenance.recorded(record, stage, {"protocol": {}, "seed": 3}, []):
+        pass
+    out, whole = tmp_path / "out", tmp_path / "whole.json"
+    arguments = ["--spec", "{}", "--shards", shard, "--records", record, output, out]
+    status = in_process(f"gather_{stage}", *arguments, "--record", whole)
+    metrics = provenance.read_record(whole)["metrics"] if whole.exists() else []
+    return status, {metric["name"]: metric for metric in metrics}, out
+
+
+def test_a_single_image_has_a_value_and_no_standard_error(tmp_path):
+    bits, nfe = np.array([2.5]), np.array([26])
+    status, metrics, _ = gathered("likelihood", "--out", tmp_path, bits=bits, nfe=nfe)
+    assert status == 0
+    for name, value in (("nll", 2.5), ("nll_nfe", 26)):
+        assert (metrics[name]["value"], metrics[name]["stderr"]) == (value, None)
+
+    values = np.array([[[6.0], [0.25]], [[2.0], [0.75]]])  # (levels, 2, images)
+    arrays = {"t": np.array([0.0, 0.5]), "sigma": np.array([0.1, 1.0]), "values": values}
+    status, metrics, levels = gathered("asymmetry", "--levels", tmp_path, **arrays)
+    assert status == 0
+    for name, value in (("asym", 4.0), ("nasym", 0.5)):
+        assert (metrics[name]["value"], metrics[name]["stderr"]) == (value, None)
+    assert levels.read_text().splitlines() == [
+        "t,sigma,asym,asym_stderr,nasym,nasym_stderr",
+        "0.0,0.1,6.0,,0.25,",
+        "0.5,1.0,2.0,,0.75,",
+    ]
+
+
+def test_several_images_have_the_standard_error_of_their_mean(tmp_path):
+    bits, nfe = np.array([1.0, 2.0, 6.0]), np.array([20, 20, 26])
+    _, metrics, _ = gathered("likelihood", "--out", tmp_path, bits=bits, nfe=nfe)
+    # Deviations −2, −1, 3: variance 14 / 2, of the mean of three 7 / 3.
+    assert metrics["nll"]["value"] == 3 and metrics["nll"]["n"] == 3
+    assert metrics["nll"]["stderr"] == pytest.approx((7 / 3) ** 0.5, rel=1e-14)
+    assert metrics["nll_nfe"]["stderr"] == pytest.approx(2.0, rel=1e-14)
+
+
+def test_arrays_of_shards_that_do_not_fit_are_refused(tmp_path, capsys):
+    status, _, _ = gathered("likelihood", "--out", tmp_path, bits=np.array(2.5), nfe=np.array([26]))
+    message = capsys.readouterr().err
+    assert status == 2 and len(message.splitlines()) == 1
+    assert "shard.npz and the other shards: found bits that do not fit" in message

@@ -5,15 +5,14 @@ of the images' means over levels.
 """
 
 import argparse
-import math
 
-import numpy as np
 import pandas as pd
 
 from qcsbm import shards
 from qcsbm.files import write_text
 from qcsbm.provenance import gathered, read_record
 from qcsbm.stages.arguments import add_output, add_record, add_shards, add_spec
+from qcsbm.statistics import standard_error
 
 NAMES = ("asym", "nasym")
 
@@ -26,15 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    parts = zip(*shards.read(arguments.shards, ["t", "sigma", "values"]), strict=True)
-    t, sigma, values = map(np.concatenate, parts)  # values: (levels, 2, images)
+    # values: (levels, 2, images)
+    t, sigma, values = shards.join(arguments.shards, ["t", "sigma", "values"])
     n = values.shape[2]
     levels = pd.DataFrame({"t": t, "sigma": sigma})
     records = [read_record(path) for path in arguments.records]
     with gathered(arguments.record, "gather_asymmetry", records, [arguments.levels]) as record:
         for i, name in enumerate(NAMES):
             per_image = values[:, i].mean(0)
-            record.metric(name, per_image.mean(), per_image.std(ddof=1) / math.sqrt(n), n, "1")
+            record.metric(name, per_image.mean(), standard_error(per_image), n, "1")
             levels[name] = values[:, i].mean(1)
-            levels[f"{name}_stderr"] = values[:, i].std(1, ddof=1) / math.sqrt(n)
+            levels[f"{name}_stderr"] = [standard_error(level) for level in values[:, i]]
         write_text(arguments.levels, levels.to_csv(index=False))

@@ -6,6 +6,7 @@ import numpy as np
 
 from qcsbm import shards
 from qcsbm.data.splits import describe
+from qcsbm.errors import BadInput
 from qcsbm.files import atomic
 from qcsbm.provenance import gathered, read_record
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_shards, add_spec
@@ -37,5 +38,5 @@ def run(arguments: argparse.Namespace) -> None:
             nfe.append(evaluations)
         images.flush()
         if start != n:
-            raise ValueError(f"{arguments.out}: found {start} samples in all shards, expected {n}")
+            raise BadInput(f"{arguments.out}: found {start} samples in all shards, expected {n}")
         record.metric("nfe", float(np.concatenate(nfe).mean()), None, n, "evaluations")
