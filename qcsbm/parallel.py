@@ -19,10 +19,12 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.queues import SimpleQueue
 
 import torch
 import torch.distributed as dist
@@ -30,8 +32,15 @@ from torch import Tensor
 
 from qcsbm import gpus
 from qcsbm.device import device, fix_arithmetic
+from qcsbm.errors import BadInput, Diverged
 
 LOOPBACK = "127.0.0.1"
+# More than a step takes: until its next sum, the first process does not know that another ended.
+PATIENCE_S = 120.0
+
+
+class ProcessEnded(OSError):
+    """Another process of this training has ended."""
 
 
 def rank() -> int:
@@ -48,15 +57,13 @@ def sum_(tensors: list[Tensor]) -> None:
     """Put the sum over all processes in place of each of ``tensors``.
 
     Raises:
-        OSError: another process has ended.
+        ProcessEnded: another process has ended.
     """
     if size() == 1:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    try:
+    with _needing_all():
         dist.all_reduce(flat)
-    except RuntimeError as error:
-        raise OSError(f"a process of this training has ended: {error}") from None
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
 
@@ -65,37 +72,51 @@ def sum_(tensors: list[Tensor]) -> None:
 def processes(n: int, work: Callable, *arguments: object) -> Iterator[None]:
     """Within, this process is rank 0 of ``n``; the others call ``work(*arguments)``, and end.
 
-    Each takes a GPU of its own where there are any. None outlives the block, or this process; if
-    one of them ends early, however that came, this process ends with status 1.
+    Each takes a GPU of its own where there are any. None outlives the block, or this process. Where
+    one of them ends early, this process raises what that one met, if it is no mistake, or else ends
+    with status 1; that one has printed the traceback of its mistake.
 
     Raises:
-        ValueError: there are GPUs, but fewer than processes.
+        BadInput: there are GPUs, but fewer than processes, or another process met bad input.
+        Diverged: the training diverged in another process.
+        OSError: another process met one, or has ended.
     """
     if n == 1:
         yield
         return
     if 0 < len(gpus.visible()) < n:
-        raise ValueError(
+        raise BadInput(
             f"training.processes: found {n}, expected at most {len(gpus.visible())}, the number of "
             "GPUs of this job"
         )
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = dist.TCPStore(LOOPBACK, 0, n, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
+    reports = context.SimpleQueue()
     others = [
-        context.Process(target=_work, args=(rank, n, store.port, work, arguments), daemon=True)
+        context.Process(
+            target=_work, args=(rank, n, store.port, reports, work, arguments), daemon=True
+        )
         for rank in range(1, n)
     ]
     # They start before this process claims its GPU and hides all others.
     for process in others:
         process.start()
     done = threading.Event()
-    threading.Thread(target=_end_with_any, args=(others, done), daemon=True).start()
+    watch = threading.Thread(target=_end_with_any, args=(others, reports, done), daemon=True)
+    watch.start()
     try:
-        _join(store, 0, n)
-        yield
-        for process in others:
-            process.join()
+        try:
+            _join(store, 0, n)
+            yield
+            for process in others:
+                process.join()
+            if any(process.exitcode for process in others):
+                raise ProcessEnded("lost a process of this training")
+        except ProcessEnded:
+            if reports.empty():
+                raise
+            raise reports.get() from None
     finally:
         done.set()
         for process in others:
@@ -107,11 +128,22 @@ def processes(n: int, work: Callable, *arguments: object) -> Iterator[None]:
 
 def _join(store: dist.TCPStore, rank: int, n: int) -> None:
     backend = "nccl" if device().type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=n)
+    with _needing_all():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=n)
 
 
-def _work(rank: int, n: int, port: int, work: Callable, arguments: tuple) -> None:
-    """What a process other than the first one does."""
+@contextmanager
+def _needing_all() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessEnded(f"lost a process of this training: {error}") from None
+
+
+def _work(
+    rank: int, n: int, port: int, reports: SimpleQueue, work: Callable, arguments: tuple
+) -> None:
+    """What a process other than the first one does: it ``reports`` what is no mistake."""
     # Schedulers send signals to every process of a job; the first one decides when to end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -120,10 +152,13 @@ def _work(rank: int, n: int, port: int, work: Callable, arguments: tuple) -> Non
     try:
         _join(dist.TCPStore(LOOPBACK, port, n, is_master=False), rank, n)
         work(*arguments)
-    except (ValueError, ArithmeticError):
-        return  # the first process meets the same
-    except Exception as error:
-        logging.error("process %d of %d: %s", rank, n, error)
+    except ProcessEnded:
+        os._exit(1)
+    except (BadInput, Diverged, OSError) as error:
+        reports.put(error)
+        os._exit(1)
+    except Exception:
+        traceback.print_exc()
         os._exit(1)
 
 
@@ -132,15 +167,18 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _end_with_any(others: list[SpawnProcess], done: threading.Event) -> None:
-    """End this process when one of ``others`` fails: it would wait for that one in vain."""
+def _end_with_any(others: list[SpawnProcess], reports: SimpleQueue, done: threading.Event) -> None:
+    """End this process when one of ``others`` fails: it would wait for that one in vain.
+
+    Where that one reported why, this process is given the time to notice and to raise it.
+    """
     running = list(others)
     while running:
         wait([process.sentinel for process in running])
         if done.is_set():
             return
         for process in [process for process in running if process.exitcode is not None]:
-            if process.exitcode != 0:
+            if process.exitcode != 0 and not done.wait(0 if reports.empty() else PATIENCE_S):
                 logging.error("a process of this training ended with status %d", process.exitcode)
                 os._exit(1)
             running.remove(process)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import in_process
 
-from qcsbm import checkpoint, config, gpus, parallel, schema, specification
+from qcsbm import checkpoint, config, failure, gpus, parallel, schema, specification
 from qcsbm.stages import train
 
 # The first five of seven samples are regularised: two processes have three and two of them.
@@ -159,6 +159,51 @@ def test_bad_input_ends_all_processes_in_one_sentence(tiny, inputs, tmp_path, ca
     said = capfd.readouterr().err
     assert "found no usable checkpoint" in said and "Traceback" not in said
     assert not children(os.getpid())
+
+
+PLANTED = """
+import sys
+from qcsbm import cli, errors, parallel
+from qcsbm.stages import train
+
+prepare = train.describe
+
+def describe(folder):
+    if parallel.rank() == {rank}:
+        raise {error}
+    return prepare(folder)
+
+train.describe = describe
+if __name__ == "__main__":
+    sys.exit(cli.main())
+"""
+ENDS = {
+    "divergence": ("errors.Diverged('planted')", 0, "qcsbm train: planted\n"),
+    "bad input": ("errors.BadInput('planted')", 2, "qcsbm train: planted\n"),
+    "mistake": ("ValueError('planted')", 1, "ValueError: planted\n"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank, end", [(1, end) for end in ENDS] + [(0, "mistake")])
+def test_what_one_process_meets_is_the_end_of_all(rank, end, tiny, inputs, tmp_path):
+    error, status, said = ENDS[end]
+    script = tmp_path / "planted.py"
+    script.write_text(PLANTED.format(rank=rank, error=error))
+    run = command(spec(tiny, "u", 2, 2), inputs, tmp_path / "out")
+    environment = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[2])}
+    # Without word of each other the processes would wait for half an hour.
+    result = subprocess.run(
+        [sys.executable, script, *run], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert result.returncode == status, result.stderr
+    assert said in result.stderr
+    assert ("Traceback" in result.stderr) == (end == "mistake")
+    outputs = [tmp_path / f"out/step.{suffix}" for suffix in ("safetensors", "csv", "json")]
+    if status:
+        assert not any(path.exists() for path in outputs)
+    else:
+        assert [failure.read(path) for path in outputs] == ["planted"] * 3
 
 
 def test_fewer_gpus_than_processes_are_refused(monkeypatch):
