@@ -194,7 +194,7 @@ def test_what_one_process_meets_is_the_end_of_all(rank, end, tiny, inputs, tmp_p
     environment = {**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[2])}
     # Without word of each other the processes would wait for half an hour.
     result = subprocess.run(
-        [sys.executable, script, *run], capture_output=True, text=True, env=environment, timeout=60
+        [sys.executable, script, *run], capture_output=True, text=True, env=environment, timeout=300
     )
     assert result.returncode == status, result.stderr
     assert said in result.stderr

@@ -1,0 +1,29 @@
+"""Text on terminals, and in logs, that cannot show all of its characters.
+
+Where the encoding of standard output or standard error has no "–" or "σ", as under the locale C,
+plain ASCII takes the place of what is commonly printed, and a backslash escape that of the rest.
+"""
+
+import codecs
+import sys
+
+STAND_INS = {
+    **dict.fromkeys("–—−", "-"),
+    **{"→": "->", "±": "+-", "×": "x", "·": "*", "…": "...", "⁺": "+", "‖": "||", "é": "e"},
+    **{"ε": "epsilon", "κ": "kappa", "λ": "lambda", "σ": "sigma", "Σ": "Sigma", "∇": "grad"},
+}
+
+
+def show_plainly() -> None:
+    """Let nothing that this process prints fail for want of a character."""
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeEncodeError) -> tuple[str, int]:
+    """What is printed instead of the characters that cannot be, and where to go on."""
+    characters = error.object[error.start : error.end]
+    escaped = (c.encode("ascii", "backslashreplace").decode() for c in characters)
+    pairs = zip(characters, escaped, strict=True)
+    return "".join(STAND_INS.get(c, escape) for c, escape in pairs), error.end
