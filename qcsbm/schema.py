@@ -144,7 +144,7 @@ class Quality(Closed):
     """Fréchet distance, class score, precision and recall of ``samples`` generated images.
 
     They are compared with the split ``reference``; the Fréchet distance, where ``statistics`` names
-    an .npz of published statistics (``mu``, ``sigma``), with those.
+    an .npz of published statistics (``mu`` and ``sigma``, or ``pool_3``), with those.
     """
 
     samples: Annotated[Whole, Field(ge=2)]

@@ -49,6 +49,16 @@ def test_distance_is_that_to_the_published_statistics(features, tmp_path):
     assert record["protocol"]["statistics_sha256"] == sha256(tmp_path / "published.npz")
 
 
+def test_distance_to_published_features_says_of_how_many_images(features, tmp_path):
+    np.savez(tmp_path / "published.npz", pool_3=features["real"][:30] + 2)
+    assert quality(tmp_path, tmp_path / "published.npz") == 0
+    record = provenance.read_record(tmp_path / "quality.json")
+    values = {metric["name"]: metric["value"] for metric in record["metrics"]}
+    statistics = [feature_statistics(x) for x in (features["samples"], features["real"][:30] + 2)]
+    assert values["fid"] == pytest.approx(frechet_distance(*statistics), rel=1e-9)
+    assert record["protocol"]["statistics_n"] == 30
+
+
 def test_statistics_of_other_features_are_refused(features, tmp_path, capsys):
     np.savez(tmp_path / "published.npz", mu=np.zeros(5), sigma=np.eye(5))
     assert quality(tmp_path, tmp_path / "published.npz") == 2

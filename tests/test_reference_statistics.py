@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from qcsbm import reference_statistics
+from qcsbm.errors import BadInput
 from qcsbm.metrics.frechet import feature_statistics, frechet_distance
 
 
@@ -25,7 +26,8 @@ def good(seed=0):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_published_statistics_are_those_of_the_features(path, save):
     save(path, **good())
-    reference = reference_statistics.read(path)
+    reference, n = reference_statistics.read(path)
+    assert n is None
     expected = feature_statistics(features())
     np.testing.assert_allclose(reference.mean, expected.mean, rtol=1e-13)
     np.testing.assert_allclose(reference.covariance, expected.covariance, rtol=1e-12)
@@ -37,7 +39,7 @@ def test_published_statistics_are_those_of_the_features(path, save):
 
 def test_statistics_in_single_precision_are_read_as_double(path):
     np.savez(path, **{name: array.astype(np.float32) for name, array in good().items()})
-    reference = reference_statistics.read(path)
+    reference, _ = reference_statistics.read(path)
     assert reference.mean.dtype == reference.covariance.dtype == np.float64
     np.testing.assert_allclose(reference.mean, good()["mu"], rtol=1e-7)
 
@@ -46,7 +48,41 @@ def test_asymmetry_of_the_size_of_rounding_is_read(path):
     arrays = good()
     arrays["sigma"][0, 1] += 1e-15
     np.savez(path, **arrays)
-    np.testing.assert_array_equal(reference_statistics.read(path).covariance, arrays["sigma"])
+    np.testing.assert_array_equal(reference_statistics.read(path)[0].covariance, arrays["sigma"])
+
+
+def test_published_features_are_read_as_their_statistics(path, monkeypatch):
+    monkeypatch.setattr(reference_statistics, "BLOCK", 7)
+    x = (1e4 + features()).astype(np.float32)
+    np.savez_compressed(path, pool_3=x, logits=np.zeros((40, 3)))
+    reference, n = reference_statistics.read(path)
+    assert n == 40
+    np.testing.assert_allclose(reference.mean, x.astype(np.float64).mean(0), rtol=1e-14)
+    # In single precision, of which features of 10⁴ have 1e-3, the covariance would be lost.
+    expected = np.cov(x.astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(reference.covariance, expected, rtol=1e-9, atol=1e-12)
+
+
+POOLS = {
+    "nothing": (
+        {"logits": np.zeros((40, 3))},
+        "the arrays logits, expected mu and sigma, or pool_3",
+    ),
+    "no array": ({}, "the arrays none, expected mu and sigma, or pool_3"),
+    "maps": ({"pool_3": np.zeros((40, 5, 1, 1))}, r"pool_3 of shape \(40, 5, 1, 1\), expected"),
+    "one image": ({"pool_3": np.zeros((1, 5))}, r"pool_3 of shape \(1, 5\), expected"),
+    "no features": ({"pool_3": np.zeros((40, 0))}, r"pool_3 of shape \(40, 0\), expected"),
+    "whole numbers": ({"pool_3": np.zeros((40, 5), int)}, "pool_3 of int64, expected"),
+    "infinity": ({"pool_3": np.append(features(), [[np.inf] * 5], 0)}, "not finite"),
+}
+
+
+@pytest.mark.parametrize("arrays, found", POOLS.values(), ids=POOLS)
+def test_features_of_another_kind_are_one_sentence(path, arrays, found):
+    np.savez(path, **arrays)
+    with pytest.raises(BadInput, match=found) as error:
+        reference_statistics.read(path)
+    assert str(error.value).startswith(f"{path}: found ") and "\n" not in str(error.value)
 
 
 def changed(name, index, value):
@@ -57,8 +93,14 @@ def changed(name, index, value):
 
 
 FAULTS = {
-    "no mu": (lambda arrays: arrays.pop("mu"), "'mu'"),
-    "no sigma": (lambda arrays: arrays.pop("sigma"), "'sigma'"),
+    "no mu": (
+        lambda arrays: arrays.pop("mu"),
+        "the arrays sigma, expected mu and sigma, or pool_3",
+    ),
+    "no sigma": (
+        lambda arrays: arrays.pop("sigma"),
+        "the arrays mu, expected mu and sigma, or pool_3",
+    ),
     "features instead": (lambda arrays: arrays.update(sigma=np.zeros((40, 5))), r"\(40, 5\)"),
     "other width": (lambda arrays: arrays.update(mu=np.zeros(4)), r"\(4,\)"),
     "mu in a row": (lambda arrays: arrays.update(mu=np.zeros((1, 5))), r"\(1, 5\)"),

@@ -51,6 +51,16 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
         raise BadInput(f"{path}: found nothing usable ({reason}), expected {expected}") from None
 
 
+def array_names(path: str | Path) -> list[str]:
+    """The names of the arrays in an .npz file; BadInput if it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception as error:
+        raise BadInput(f"{path}: found nothing usable ({error}), expected an .npz file") from None
+    return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+
+
 def _check_header(file: BinaryIO, size: int) -> None:
     """Raise ValueError unless the header of an array fits the ``size`` of the file in bytes."""
     version = npy.read_magic(file)

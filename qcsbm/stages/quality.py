@@ -56,8 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
         record.protocol["reference_sha256"] = reference.images_sha256
         generated = feature_statistics(samples.features)
         if arguments.statistics:
-            real = _published(arguments.statistics, samples)
+            real, n_real = _published(arguments.statistics, samples)
             record.protocol["statistics_sha256"] = sha256(arguments.statistics)
+            if n_real is not None:
+                record.protocol["statistics_n"] = n_real
         else:
             real = feature_statistics(reference.features)
         record.metric(
@@ -74,13 +76,16 @@ def run(arguments: argparse.Namespace) -> None:
         record.metric("recall", pr.recall, pr.recall_stderr, len(reference.features), "1")
 
 
-def _published(path: Path, samples: Features) -> FeatureStatistics:
-    """The statistics in the file ``path``, which must be of features like those of ``samples``."""
-    statistics = reference_statistics.read(path)
+def _published(path: Path, samples: Features) -> tuple[FeatureStatistics, int | None]:
+    """The statistics in the file ``path``, and the number of images that they are of, if known.
+
+    They must be of features like those of ``samples``.
+    """
+    statistics, n = reference_statistics.read(path)
     found, expected = len(statistics.mean), samples.features.shape[1]
     if found != expected:
         raise BadInput(f"{path}: found statistics of {found} features, expected {expected}")
-    return statistics
+    return statistics, n
 
 
 def _joined(paths: list[Path]) -> Features:
