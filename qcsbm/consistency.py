@@ -3,14 +3,28 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from qcsbm.schema import Cell
+from qcsbm.schema import Cell, Source
 
 if TYPE_CHECKING:
     from qcsbm.config import Experiment
 
+# Every rule of the workflow: a dataset becomes one, and a table's log lies where a rule's does.
+RULES = {
+    *("all", "prepare", "fetch_cifar10", "fetch_cifar100", "fetch_svhn", "classifier", "train"),
+    *("sample", "gather_samples", "reference_features", "sample_features", "quality"),
+    *("likelihood", "gather_likelihood", "asymmetry", "gather_asymmetry"),
+    *("metrics", "table", "cost", "figure1", "figure4", "figures", "claims"),
+    *("toy", "toy_run", "toy_table", "toy_figure"),
+}
+# What the quick tier has in `results/`, where other tiers have their folders.
+FOLDERS = {"data", "figures", "logs", "runs", "tables", "toy"}
+
 
 def inconsistencies(experiment: "Experiment") -> Iterator[str]:
     """Contradictions in a merged ``experiment``, a sentence each, without the file's name."""
+    yield from _taken_names(experiment)
+    for name, dataset in experiment.datasets.items():
+        yield from _data_inconsistencies(name, dataset.data)
     for dataset, seeds in experiment.seeds.items():
         if len(set(seeds)) < len(seeds):
             yield f"seeds of {dataset}: found {seeds}, expected each seed once"
@@ -30,6 +44,36 @@ def inconsistencies(experiment: "Experiment") -> Iterator[str]:
                         f"tables.{name}.sampler: found {table.sampler!r}, expected a sampler that "
                         f"is configured for dataset {dataset} and method {method}"
                     )
+
+
+def _taken_names(experiment: "Experiment") -> Iterator[str]:
+    for name in experiment.datasets:
+        if name in RULES:
+            yield (
+                f"datasets: found the name {name!r}, expected another one, as the workflow has a "
+                "rule of that name"
+            )
+    for name in experiment.tables:
+        # `make` writes the report beside the tables.
+        if name in RULES | {"report"}:
+            yield (
+                f"tables: found the name {name!r}, expected another one, as the workflow has files "
+                "of that name"
+            )
+    if experiment.tier in FOLDERS:
+        yield (
+            f"tier: found the name {experiment.tier!r}, expected another one, as the quick tier "
+            f"has its {experiment.tier} in the folder results/{experiment.tier}"
+        )
+
+
+def _data_inconsistencies(name: str, data: Source) -> Iterator[str]:
+    for split, whole in data.whole.items():
+        if data.images_in(split) > whole:
+            yield (
+                f"datasets.{name}.data.{split}: found {data.images_in(split)}, expected at most "
+                f"{whole}, the number of images in the published files"
+            )
 
 
 def _cell_inconsistencies(
@@ -70,6 +114,14 @@ def _cell_inconsistencies(
             f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator 'probes' "
             "and none otherwise"
         )
+    yield from _sample_inconsistencies(experiment, dataset, method, cell)
+    yield from _network_inconsistencies(experiment, dataset, method, cell)
+    labelled = experiment.datasets[dataset].data.labelled
+    if cell.quality.extractor == "classifier" and not labelled:
+        yield (
+            f"quality.extractor {where}, method {method}: found 'classifier', expected another one,"
+            " as the data have no labels that it could learn"
+        )
     if cell.quality.extractor == "classifier" and experiment.datasets[dataset].classifier is None:
         yield (
             f"quality.extractor {where}: found 'classifier', expected datasets.{dataset}.classifier"
@@ -86,6 +138,53 @@ def _cell_inconsistencies(
             yield from _init_from_inconsistencies(experiment, dataset, method, cell)
         else:
             yield from _import_inconsistencies(place, where, cell)
+
+
+def _sample_inconsistencies(
+    experiment: "Experiment", dataset: str, method: str, cell: Cell
+) -> Iterator[str]:
+    """More images than there are."""
+    where = f"(dataset {dataset}), method {method}"
+    data, quality = experiment.datasets[dataset].data, cell.quality
+    for stage in ("likelihood", "asymmetry"):
+        found, most = getattr(cell, stage).samples, data.images_in("test")
+        if found and most and found > most:
+            yield (
+                f"{stage}.samples {where}: found {found}, expected at most {most}, the number of "
+                "test images"
+            )
+    for images, n in [
+        ("generated images", quality.samples),
+        (f"images in the split {quality.reference}", data.images_in(quality.reference)),
+    ]:
+        if n and quality.neighbours >= n:
+            yield (
+                f"quality.neighbours {where}: found {quality.neighbours}, expected fewer than {n}, "
+                f"the number of {images}"
+            )
+
+
+def _network_inconsistencies(
+    experiment: "Experiment", dataset: str, method: str, cell: Cell
+) -> Iterator[str]:
+    """Levels of the network that images of a known size do not have."""
+    shape = experiment.datasets[dataset].data.shape
+    if shape is None:
+        return
+    where = f"(dataset {dataset}), method {method}"
+    size, levels = shape[-1], len(cell.network.ch_mult)
+    if size % 2 ** (levels - 1):
+        yield (
+            f"network.ch_mult {where}: found {levels} levels, expected as many as a size of {size} "
+            "pixels can be halved for, from level to level"
+        )
+    resolutions = [size // 2**level for level in range(levels)]
+    for resolution in cell.network.attn_resolutions:
+        if resolution not in resolutions:
+            yield (
+                f"network.attn_resolutions {where}: found {resolution}, expected some of "
+                f"{resolutions}, the resolutions of the levels of ch_mult"
+            )
 
 
 def _import_inconsistencies(place: str, where: str, cell: Cell) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Features of images on disk, with the checksums of what they were made from."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,12 +13,17 @@ from qcsbm.files import atomic
 
 @dataclass(frozen=True)
 class Features:
-    """Features (N, F) and class logits (N, C) of N images, float32."""
+    """Features (N, F) and class logits (N, C) of N images, float32.
+
+    The extractor recognises the share ``extractor_accuracy`` of the dataset's test images; NaN for
+    one that did not learn its classes.
+    """
 
     features: np.ndarray
     logits: np.ndarray
     extractor_sha256: str
     images_sha256: str
+    extractor_accuracy: float = math.nan
 
 
 def write(path: str | Path, features: Features) -> None:
@@ -28,12 +34,15 @@ def write(path: str | Path, features: Features) -> None:
 
 def read(path: str | Path) -> Features:
     """Read what `write` wrote; BadInput if the file holds anything else."""
-    found = Features(
-        read_array(path, "features"),
-        read_array(path, "logits"),
-        str(read_array(path, "extractor_sha256")),
-        str(read_array(path, "images_sha256")),
-    )
+    features, logits = read_array(path, "features"), read_array(path, "logits")
+    accuracy = read_array(path, "extractor_accuracy")
+    if accuracy.dtype != np.float64 or accuracy.ndim:
+        raise BadInput(
+            f"{path}: found an accuracy of {accuracy.dtype} and shape {accuracy.shape}, expected a "
+            "float64 number"
+        )
+    origin = [str(read_array(path, f"{what}_sha256")) for what in ("extractor", "images")]
+    found = Features(features, logits, *origin, float(accuracy))
     for name in ("features", "logits"):
         array = getattr(found, name)
         if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():

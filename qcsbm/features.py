@@ -1,7 +1,9 @@
 """Networks that map images to features and class logits, for the metrics of sample quality.
 
 An extractor is a module from images (B, C, H, W) in [0, 1], grey or colour, to features (B, F) and
-logits (B, classes), with the SHA-256 of its weights. `EXTRACTORS` names what loads one.
+logits (B, classes). It has the SHA-256 of its weights and, as ``accuracy``, the share of the test
+images that it recognises, NaN where it did not learn their classes. `EXTRACTORS` names what loads
+one.
 
 References:
     EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks (Tan & Le, 2019);
@@ -11,6 +13,7 @@ References:
     pytorch-fid: FID Score for PyTorch (Seitzer, 2020); https://github.com/mseitzer/pytorch-fid
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +34,7 @@ class ClassifierExtractor(nn.Module):
 
     def __init__(self, path: str | Path):
         super().__init__()
-        self.network = classification.load(path)
+        self.network, self.accuracy = classification.load(path)
         self.sha256 = sha256(path)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,6 +52,7 @@ class EfficientNetLite0(nn.Module):
 
     INPUT_SIZE = 64
     BLOCKS = 11
+    accuracy = math.nan
 
     def __init__(self):
         super().__init__()
@@ -83,6 +87,8 @@ class InceptionExtractor(nn.Module):
         MissingFile: it is in neither place.
         BadInput: its SHA-256 does not begin with the digits in its published name.
     """
+
+    accuracy = math.nan
 
     def __init__(self, sha256_prefix: str | None = None):
         # With torchvision, its import takes longer than torch's: other extractors do without.

@@ -35,6 +35,8 @@ Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[Whole, Field(gt=0)]
+# As many as a standard error needs.
+Several = Annotated[Whole, Field(ge=2)]
 # It stands in tables and pictures; a bar would end a cell of a Markdown table.
 Label = Annotated[str, Field(pattern=r"^[^\r\n|]*$")]
 Weights = Literal["ema", "raw"]
@@ -147,7 +149,7 @@ class Quality(Closed):
     an .npz of published statistics (``mu`` and ``sigma``, or ``pool_3``), with those.
     """
 
-    samples: Annotated[Whole, Field(ge=2)]
+    samples: Several
     extractor: Literal["classifier", "efficientnet_lite0", "inception"]
     reference: Literal["train", "test"] = "train"
     statistics: str | None = None
@@ -158,7 +160,7 @@ class Quality(Closed):
 class Likelihood(Closed):
     """Bits/dim of the first ``samples`` test images (all of them if null)."""
 
-    samples: Count | None = None
+    samples: Several | None = None
     divergence: Literal["hutchinson", "exact"] = "hutchinson"
     rtol: Positive
     atol: Positive
@@ -172,7 +174,7 @@ class Asymmetry(Closed):
     estimator: Literal["exact", "probes", "paper"]
     probes: Annotated[Whole, Field(ge=2)] | None = None
     levels: Count
-    samples: Annotated[Whole, Field(ge=2)]
+    samples: Several
     batch_size: Count
     weights: Weights = "ema"
 
@@ -201,80 +203,114 @@ class Cell(Closed):
         return [*self.checkpoints, self.steps]
 
 
-# (C, H, W) where the source determines it, None where only the prepared data know.
-Shape = tuple[int, int, int] | None
+class Source(Closed):
+    """Where images come from, and what the configuration alone knows of them.
+
+    ``shape`` is (C, H, W), None where only the files know; ``labelled`` whether images have labels;
+    ``whole`` has the number of images in each split of the files, where those are published.
+    """
+
+    shape: ClassVar[tuple[int, int, int] | None] = None
+    labelled: ClassVar[bool] = False
+    whole: ClassVar[dict[str, int]] = {}
+
+    def images_in(self, split: str) -> int | None:
+        """The number of images in ``split``, "train" or "test", None where only the files know."""
+        return getattr(self, split) or self.whole.get(split)
 
 
-class Digits(Closed):
+class Digits(Source):
     """The 8 × 8 digits with 17 grey levels that scikit-learn ships."""
 
-    shape: ClassVar[Shape] = (1, 8, 8)
+    total: ClassVar[int] = 1797
+    shape: ClassVar = (1, 8, 8)
+    labelled: ClassVar[bool] = True
     source: Literal["digits"]
-    test: Count = 360
+    # Both splits have all ten of them.
+    test: Annotated[Whole, Field(ge=10, le=total - 10)] = 360
+
+    def images_in(self, split: str) -> int:
+        return self.test if split == "test" else self.total - self.test
 
 
-class Patches(Closed):
+class Patches(Source):
     """Colour patches of the two photographs that scikit-learn ships."""
 
     source: Literal["patches"]
     size: Annotated[Whole, Field(ge=4, le=64)]
     train: Count
-    test: Count
+    test: Several
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> tuple[int, int, int]:
         return (3, self.size, self.size)
 
 
-class FromFiles(Closed):
+class FromFiles(Source):
     """Images from files on this machine: all, or ``train`` and ``test`` of them at random."""
 
-    shape: ClassVar[Shape] = None
     train: Count | None = None
-    test: Count | None = None
+    test: Several | None = None
 
 
-class Idx(FromFiles):
-    """Grey images in IDX files, such as Fashion-MNIST, in the folder ``name``."""
+class Published(FromFiles):
+    """Colour images of 256 levels with labels, in files that anyone can have."""
 
-    source: Literal["idx"]
-    name: FolderName
+    shape: ClassVar = (3, 32, 32)
+    levels: ClassVar[int] = 256
+    labelled: ClassVar[bool] = True
 
 
-class Cifar10(FromFiles):
-    shape: ClassVar[Shape] = (3, 32, 32)
+class Cifar10(Published):
+    whole: ClassVar = {"train": 50_000, "test": 10_000}
     source: Literal["cifar10"]
 
 
-class Cifar100(FromFiles):
-    shape: ClassVar[Shape] = (3, 32, 32)
+class Cifar100(Published):
+    whole: ClassVar = {"train": 50_000, "test": 10_000}
     source: Literal["cifar100"]
 
 
-class Svhn(FromFiles):
-    shape: ClassVar[Shape] = (3, 32, 32)
+class Svhn(Published):
+    whole: ClassVar = {"train": 73_257, "test": 26_032}
     source: Literal["svhn"]
 
 
-class ImageNet32(FromFiles):
-    shape: ClassVar[Shape] = (3, 32, 32)
+class ImageNet32(Published):
+    whole: ClassVar = {"train": 1_281_167, "test": 50_000}
     source: Literal["imagenet32"]
 
 
-class Folder(FromFiles):
+class Own(FromFiles):
+    """The user's own images, of ``levels`` grey levels per channel, in the folder ``name``."""
+
+    name: FolderName
+    levels: Annotated[Whole, Field(ge=2, le=256)] = 256
+
+
+class Idx(Own):
+    """Grey images in IDX files, such as Fashion-MNIST, in the folder ``name``."""
+
+    labelled: ClassVar[bool] = True
+    source: Literal["idx"]
+
+
+class Folder(Own):
     """PNG images in the folders ``name``/train and ``name``/test."""
 
     source: Literal["folder"]
-    name: FolderName
 
 
-class Arrays(FromFiles):
+class Arrays(Own):
     """NumPy arrays in the folder ``name``, their axes in the order ``layout``."""
 
     source: Literal["arrays"]
-    name: FolderName
     layout: Literal["nhw", "nhwc", "nchw"]
     labels: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        return self.labels
 
 
 Data = Digits | Patches | Idx | Cifar10 | Cifar100 | Svhn | ImageNet32 | Folder | Arrays

@@ -18,12 +18,12 @@ from qcsbm.schema import Cell, Table
 
 VERSIONS = {
     "prepare": 1,
-    "classifier": 1,
+    "classifier": 2,
     "train": 3,
     "import_checkpoint": 1,
     "sample": 2,
-    "features": 2,
-    "quality": 3,
+    "features": 3,
+    "quality": 4,
     "likelihood": 2,
     "asymmetry": 2,
     "metrics": 1,

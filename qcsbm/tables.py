@@ -44,7 +44,7 @@ PROTOCOL_NOTES = {
     "likelihood": ["weights", "divergence", "rtol", "atol"],
     "asymmetry": ["weights", "estimator", "probes", "levels"],
     "sample": ["weights", "sampler", "steps", "snr", "corrector_steps", "rtol", "atol"],
-    "quality": ["extractor", "reference", "statistics", "neighbours"],
+    "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
 }
 # Table 2's QC and Table 3's are two trainings.
 PAPER_METHODS = {

@@ -188,10 +188,10 @@ def idx(*shape, kind=8, content=None):
     return header + (bytes(int(np.prod(shape))) if content is None else content)
 
 
-def png(*shape, mode=None):
+def png(*shape, mode=None, value=0, **options):
     file = BytesIO()
-    image = Image.fromarray(np.zeros(shape, np.uint8))
-    (image.convert(mode) if mode else image).save(file, format="PNG")
+    image = Image.fromarray(np.full(shape, value, np.uint8))
+    (image.convert(mode) if mode else image).save(file, format="PNG", **options)
     return file.getvalue()
 
 
@@ -257,6 +257,7 @@ FEATURES = {
     "logits": DRAWS.normal(size=(20, 2)).astype(np.float32),
     "extractor_sha256": "a",
     "images_sha256": "b",
+    "extractor_accuracy": 0.9,
 }
 METRIC = {"name": "nll", "value": 1.0, "stderr": None, "n": 3, "unit": "bits/dim"}
 RECORD = {
@@ -487,7 +488,39 @@ DATA = {
     "labels too large": (
         LABELLED,
         ARRAYS | LABELS | {"mine/train_labels.npy": np.arange(4) + MUCH},
-        "train_labels.npy: found labels of int64 and shape (4,), expected",
+        f"train_labels.npy: found the label {MUCH}, expected a list of whole numbers from 0",
+    ),
+    "negative label": (
+        LABELLED,
+        ARRAYS | LABELS | {"mine/test_labels.npy": np.array([0, 1, -7, 2])},
+        "test_labels.npy: found the label -7, expected a list of whole numbers from 0",
+    ),
+    "array of more levels than it is said to have": (
+        MINE | {"levels": 2},
+        ARRAYS | {"mine/test.npy": SMALL + 255},
+        "mine: found the pixel value 255 in the split test, expected at most 1 with data.levels",
+    ),
+    "idx of more levels than it is said to have": (
+        IDX | {"levels": 16},
+        IDX_FILES | {"mine/train-images-idx3-ubyte": idx(4, 2, 2, content=bytes(range(1, 17)))},
+        "mine: found the pixel value 16 in the split train, expected at most 15 with data.levels",
+    ),
+    "png between two levels": (
+        FOLDER | {"levels": 16},
+        PNGS | {"mine/train/0.png": png(2, 2, value=18)},
+        "mine/train/0.png: found the pixel value 18, expected one of the 16 that data.levels says",
+    ),
+    "one level": (MINE | {"levels": 1}, ARRAYS, "data.levels: found 1, expected"),
+    "more levels than a byte has": (MINE | {"levels": 257}, ARRAYS, "data.levels: found 257"),
+    "oblong images": (
+        MINE,
+        {f"mine/{name}.npy": np.zeros((4, 2, 3), np.uint8) for name in ("train", "test")},
+        "data: found images of 2 × 3 pixels, expected square ones",
+    ),
+    "a single test image": (
+        MINE,
+        ARRAYS | {"mine/test.npy": SMALL[:1]},
+        "data: found 1 image in the split test, expected at least 2",
     ),
     "more images than there are": (
         MINE | {"train": MUCH},
@@ -544,6 +577,11 @@ DATA = {
         PNGS | {"mine/train/0.png": png(2, 2, mode="RGBA")},
         "mine/train/0.png: found another kind of file, expected",
     ),
+    "png with a transparent grey": (
+        FOLDER,
+        PNGS | {"mine/test/0.png": png(2, 2, transparency=0)},
+        "mine/test/0.png: found a transparent colour (the chunk tRNS), expected an opaque image",
+    ),
     "png of another size": (
         FOLDER,
         PNGS | {"mine/test/0.png": png(2, 3)},
@@ -596,10 +634,10 @@ DATA = {
     "too many digits for testing": (
         {"source": "digits", "test": 5000},
         {},
-        "data.test: found 5000, expected 10 to 1787",
+        "data.test: found 5000, expected: input should be less than or equal to 1787",
     ),
     "too many patches": (
-        {"source": "patches", "size": 8, "train": MUCH, "test": 1},
+        {"source": "patches", "size": 8, "train": MUCH, "test": 2},
         {},
         f"data.train: found {MUCH}, expected at most",
     ),
@@ -720,6 +758,15 @@ COMPARED = {
         {"logits": FEATURES["logits"][1:]},
         "x.npz: found features of 20 images and logits of 19, expected",
     ),
+    "of an accuracy of text": ({"extractor_accuracy": "all"}, "x.npz: found an accuracy of <U3"),
+    "of many accuracies": (
+        {"extractor_accuracy": np.zeros(3)},
+        "x.npz: found an accuracy of float64 and shape (3,), expected",
+    ),
+    "of too few images for their neighbours": (
+        {"features": FEATURES["features"][:3], "logits": FEATURES["logits"][:3]},
+        "quality.neighbours: found 3, expected fewer than 3, the number of generated images",
+    ),
     "of another extractor": (
         {"extractor_sha256": "c"},
         "x.npz: found features of the extractor c, expected those of a",
@@ -766,13 +813,38 @@ LEARNT = {
     ),
     "of labels of floats": ({"train_labels.npy": np.zeros(1437)}, "train_labels.npy: found"),
     "of too few labels": ({"train_labels.npy": np.zeros(3, np.int64)}, "train_labels.npy: found"),
+    "without labels": (
+        {"train_labels.npy": np.full(1437, -1)},
+        "labels: found 1437 images without one, expected a label for every image",
+    ),
+    "of one class": (
+        {"train_labels.npy": np.full(1437, 4)},
+        "labels: found 4 for every image, expected at least two classes",
+    ),
 }
 JUDGED = {
     "empty": (b"", "x.csv: found no table (No columns to parse from file), expected CSV"),
     "ragged": (b"a,b\n1,2\n1,2,3\n", "x.csv: found no table (Error tokenizing data."),
     "no text": (b"\xff\xfe\x00", "x.csv: found no table ('utf-8' codec can't decode"),
 }
+
+
+def measured(stage):
+    """Measure ``stage`` on more test images than there are."""
+    document = json.loads(spec(stage, "digits", "u", 0))
+    document["protocol"]["samples"] = 361
+    options = ["--data", "PREPARED", "--checkpoint", CI, "--shard", "1-of-1"]
+    return [stage, "--spec", json.dumps(document), *options, "--out", "x", "--record", "y"]
+
+
 ARGUMENTS = {
+    **{
+        f"more images for the {stage} than there are": (
+            measured(stage),
+            f"{stage}.samples: found 361, expected at most 360, the number of images in",
+        )
+        for stage in ("likelihood", "asymmetry")
+    },
     "no stage": ([], "the following arguments are required: STAGE"),
     "unknown stage": (["bogus"], "invalid choice: 'bogus'"),
     "unknown option": (["prepare", "--spec", "{}", "--out", "x", "--y"], "--y"),

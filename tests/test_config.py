@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from conftest import snakemake
 
+from qcsbm import consistency, schema
 from qcsbm.config import ConfigError, load
+from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.specification import train
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +23,15 @@ CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
 @pytest.fixture
 def quick():
     return yaml.safe_load((ROOT / "config/quick.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory):
+    """The rules of the workflow, but for those that are called like a dataset."""
+    folder = tmp_path_factory.mktemp("rules")
+    options = ("--configfile", ROOT / "config/quick.yaml")
+    found = set(snakemake("--list-rules", *options, cwd=folder).stdout.split())
+    return found - set(QUICK["datasets"])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -96,6 +109,9 @@ def change(config, path, value):
     config[last] = value
 
 
+QUICK = yaml.safe_load((ROOT / "config/quick.yaml").read_text())
+DIGITS = QUICK["datasets"]["digits"]
+ASYMMETRY = DIGITS["asymmetry"]
 BAD = {
     "unknown key": ("methods.u.learning_rate", 1, "methods.u.learning_rate: found an unknown key"),
     "unknown nested key": (
@@ -232,6 +248,110 @@ BAD = {
         "ode",
         "tables.table3.sampler: found 'ode', expected a sampler that is configured for dataset",
     ),
+    "more test images than there are for the likelihood": (
+        "defaults.likelihood.samples",
+        361,
+        "likelihood.samples (dataset digits), method c: found 361, expected at most 360, the",
+    ),
+    "more test images than the source has by default": (
+        "datasets.digits",
+        {**DIGITS, "data": {"source": "digits"}, "asymmetry": {**ASYMMETRY, "samples": 361}},
+        "asymmetry.samples (dataset digits), method c: found 361, expected at most 360, the",
+    ),
+    "more test images than there are for one method": (
+        "datasets.patches.methods.qc.asymmetry",
+        {"samples": 1025},
+        "asymmetry.samples (dataset patches), method qc: found 1025, expected at most 1024, the",
+    ),
+    "more test images than are taken from files": (
+        "datasets.digits",
+        {**DIGITS, "data": {"source": "cifar10", "test": 63}},
+        "likelihood.samples (dataset digits), method c: found 64, expected at most 63, the",
+    ),
+    "more test images than published files have": (
+        "datasets.digits",
+        {**DIGITS, "data": {"source": "svhn"}, "likelihood": {"samples": 26_033}},
+        "likelihood.samples (dataset digits), method c: found 26033, expected at most 26032, the",
+    ),
+    "larger split than published files have": (
+        "datasets.digits.data",
+        {"source": "cifar100", "train": 50_001},
+        "datasets.digits.data.train: found 50001, expected at most 50000, the number of images in",
+    ),
+    "one image for a likelihood": (
+        "defaults.likelihood.samples",
+        1,
+        "defaults.likelihood.samples: found 1, expected: input should be greater than or equal to",
+    ),
+    "one image for testing": (
+        "datasets.digits.data",
+        {"source": "cifar10", "test": 1},
+        "datasets.digits.data.test: found 1, expected: input should be greater than or equal to 2",
+    ),
+    "as many neighbours as samples": (
+        "datasets.digits.quality.neighbours",
+        512,
+        "quality.neighbours (dataset digits), method c: found 512, expected fewer than 512, the "
+        "number of generated images",
+    ),
+    "as many neighbours as reference images": (
+        "datasets.digits.quality",
+        {**DIGITS["quality"], "reference": "test", "neighbours": 360},
+        "quality.neighbours (dataset digits), method c: found 360, expected fewer than 360, the "
+        "number of images in the split test",
+    ),
+    "as many neighbours as training images": (
+        "datasets.digits.quality",
+        {**DIGITS["quality"], "samples": 5000, "neighbours": 1437},
+        "quality.neighbours (dataset digits), method c: found 1437, expected fewer than 1437, the "
+        "number of images in the split train",
+    ),
+    "classifier of patches": (
+        "datasets.patches.quality.extractor",
+        "classifier",
+        "quality.extractor (dataset patches), method c: found 'classifier', expected another one, "
+        "as the data have no labels",
+    ),
+    "classifier of arrays without labels": (
+        "datasets.digits.data",
+        {"source": "arrays", "name": "mine", "layout": "nhw"},
+        "quality.extractor (dataset digits), method c: found 'classifier', expected another one",
+    ),
+    "classifier of a folder": (
+        "datasets.digits.data",
+        {"source": "folder", "name": "mine"},
+        "quality.extractor (dataset digits), method c: found 'classifier', expected another one",
+    ),
+    "classifier that nothing describes": (
+        "datasets.digits.classifier",
+        None,
+        "quality.extractor (dataset digits): found 'classifier', expected datasets.digits.classif",
+    ),
+    "attention where no level is": (
+        "datasets.digits.network.attn_resolutions",
+        [4, 5],
+        "network.attn_resolutions (dataset digits), method c: found 5, expected some of [8, 4]",
+    ),
+    "more levels than the size can be halved for": (
+        "datasets.digits.network.ch_mult",
+        [1, 1, 1, 1, 1],
+        "network.ch_mult (dataset digits), method c: found 5 levels, expected as many as a size of",
+    ),
+    "imported checkpoint of a residual": (
+        "methods.u",
+        {
+            "label": "U",
+            "parameterisation": "score",
+            "residual": True,
+            "init_from": {"checkpoint": "x.safetensors", "step": 50},
+        },
+        "methods.u.init_from.checkpoint (dataset digits): found one for a method with an energy or",
+    ),
+    "probes that are missing": (
+        "datasets.digits.asymmetry.estimator",
+        "probes",
+        "asymmetry.probes (dataset digits), method c: found None with estimator 'probes'",
+    ),
     "probes without need": ("datasets.digits.asymmetry.probes", 4, "asymmetry.probes"),
 }
 
@@ -245,6 +365,56 @@ def test_bad_configuration_is_one_sentence(quick, path, value, sentence):
     message = str(caught.value)
     assert message.startswith("quick.yaml: ") and sentence in message
     assert "\n" not in message
+
+
+def test_no_dataset_or_table_has_the_name_of_a_rule(quick, rules):
+    assert rules == consistency.RULES
+    for name in rules:
+        bad = {**quick, "datasets": {name: DIGITS}}
+        with pytest.raises(ConfigError, match=f"x: datasets: found the name '{name}', expected"):
+            load(bad, "x")
+    for name in (*rules, "report"):
+        bad = {**quick, "tables": {name: {"methods": ["u"]}}}
+        with pytest.raises(ConfigError, match=f"x: tables: found the name '{name}', expected"):
+            load(bad, "x")
+
+
+def test_no_tier_has_the_name_of_a_folder_of_the_quick_tier(quick):
+    rules = [*(ROOT / "workflow/rules").iterdir(), ROOT / "Snakefile"]
+    text = "".join(path.read_text() for path in rules)
+    assert set(re.findall(r'\{ROOT\}/([a-z0-9_]+)(?=[/"])', text)) == consistency.FOLDERS
+    for tier in consistency.FOLDERS:
+        with pytest.raises(ConfigError, match=f"x: tier: found the name '{tier}', expected"):
+            load({**quick, "tier": tier}, "x")
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 28])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+@pytest.mark.parametrize("attention", [[], [8], [7], [3, 12], [1]])
+def test_a_network_is_refused_where_it_cannot_be_built(quick, size, levels, attention):
+    network = {**DIGITS["network"], "ch_mult": [1] * levels, "attn_resolutions": attention}
+    quick["datasets"]["patches"] |= {"network": network}
+    quick["datasets"]["patches"]["data"] |= {"size": size}
+    built = refused = None
+    try:
+        with torch.device("meta"):
+            built = NCSNpp(size, 3, **network)
+    except ValueError as error:
+        refused = str(error)
+    if built:
+        load(quick, "x")
+    else:
+        key = "attn_resolutions" if "attn_resolutions" in refused else "ch_mult"
+        with pytest.raises(ConfigError, match=f"x: network.{key} ") as caught:
+            load(quick, "x")
+        assert "expected" in str(caught.value)
+
+
+def test_sources_know_how_many_images_they_have():
+    digits = schema.Digits(source="digits", test=10)
+    assert [digits.images_in(split) for split in ("train", "test")] == [1787, 10]
+    files = schema.Idx(source="idx", name="x", test=7)
+    assert [files.images_in(split) for split in ("train", "test")] == [None, 7]
 
 
 def test_numbers_without_a_point_are_numbers(quick):

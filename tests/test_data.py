@@ -5,6 +5,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import json
 import os
 import pickle
 import shutil
@@ -20,6 +21,7 @@ import pytest
 import scipy.io
 import torchvision.datasets
 import yaml
+from conftest import in_process
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
@@ -276,6 +278,25 @@ def test_missing_idx_file_says_where_it_comes_from(fashion):
         "bef4ecab320f06d8554ea6380940ec79",
         "QCSBM_DATA",
     )
+
+
+def test_only_fashion_mnist_comes_from_where_fashion_mnist_does(root):
+    with pytest.raises(FileNotFoundError) as error:
+        read(Idx(source="idx", name="mnist"))
+    path = root / "mnist/train-images-idx3-ubyte.gz"
+    assert_sentence(error, f"{path}: found no such file, expected an IDX file;", "QCSBM_DATA")
+    assert "http" not in str(error.value) and "MD5" not in str(error.value)
+
+
+def test_idx_files_have_the_levels_that_are_said(fashion):
+    folder, arrays = fashion
+    for name, array in arrays.items():
+        if "images" in name:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(array % 16)))
+    data = read(FASHION.model_copy(update={"levels": 16}))
+    assert data.levels == 16
+    images = arrays["train-images-idx3-ubyte"][:, None] % 16
+    assert sorted(map(bytes, data.train.images)) == sorted(map(bytes, images))
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
@@ -673,6 +694,31 @@ def test_folder_of_png_images_is_read_whole(root, channels):
     assert np.array_equal(part.train.images, data.train.images[:4])
 
 
+@pytest.mark.parametrize("levels", [2, 3, 4, 16, 17, 86, 255, 256])
+def test_white_of_a_png_is_255_whatever_the_number_of_levels(root, levels):
+    k = np.arange(256 * 3).reshape(3, 1, 16, 16) % levels
+    for name in SPLITS:
+        # ⌊x + ½⌋ is how the format scales samples of fewer bits to 8.
+        write_pngs(root / "mine" / name, np.floor(k * 255 / (levels - 1) + 0.5).astype(np.uint8))
+    data = read(Folder(source="folder", name="mine", levels=levels))
+    assert data.levels == levels and data.test.images.max() == levels - 1
+    assert data.train.images.dtype == np.uint8
+    assert sorted(map(bytes, data.train.images)) == sorted(map(bytes, k.astype(np.uint8)))
+
+
+@pytest.mark.parametrize("levels, value", [(2, 1), (2, 254), (17, 15), (128, 1)])
+def test_grey_value_between_two_levels_is_refused(root, levels, value):
+    for name in SPLITS:
+        write_pngs(root / "mine" / name, np.zeros((2, 1, 4, 4), np.uint8))
+    odd = np.zeros((1, 4, 4), np.uint8)
+    odd[0, 2, 3] = value
+    write_pngs(root / "mine/test", [odd])
+    with pytest.raises(ValueError) as error:
+        read(Folder(source="folder", name="mine", levels=levels))
+    path, expected = root / "mine/test/00000.png", f"255 k / {levels - 1} rounded"
+    assert_sentence(error, f"{path}: found the pixel value {value}, expected one of", expected)
+
+
 def test_order_of_a_folder_is_that_of_names_and_not_of_the_file_system(root, monkeypatch):
     for name in SPLITS:
         write_pngs(root / "mine" / name, random_images(24, (1, 4, 4)))
@@ -706,6 +752,10 @@ def bad_png(folder, kind):
         Image.fromarray(np.zeros((5, 5), dtype=np.uint8)).convert("P").save(path)
     elif kind == "alpha":
         Image.fromarray(np.zeros((5, 5, 4), dtype=np.uint8)).save(path)
+    elif kind == "transparent colour":
+        Image.fromarray(np.zeros((5, 5, 3), dtype=np.uint8)).save(path, transparency=(1, 2, 3))
+    elif kind == "transparent colour at the end":
+        path.write_bytes(good[:-12] + png_chunk(b"tRNS", bytes(6)) + good[-12:])
     elif kind == "16 bits":
         path.write_bytes(
             png_header(5, 5, 16, 2)
@@ -727,6 +777,8 @@ BAD_PNGS = {
     "no PNG": "another kind of file",
     "palette": "another kind of file",
     "alpha": "another kind of file",
+    "transparent colour": "found a transparent colour (the chunk tRNS), expected an opaque image",
+    "transparent colour at the end": "found a transparent colour",
     "16 bits": "another kind of file",
     "1e6 x 1e6 pixels": "damaged image",
     "other size": "found an image of shape (3, 5, 6)",
@@ -799,6 +851,26 @@ def mine(root):
 
 
 ARRAYS = Arrays(source="arrays", name="mine", layout="nhwc", labels=True)
+
+
+@pytest.mark.parametrize("levels", [2, 255])
+def test_arrays_have_the_levels_that_are_said(mine, levels):
+    config = ARRAYS.model_copy(update={"levels": levels})
+    images = random_images(24, (4, 6, 3))
+    for name in SPLITS:
+        np.save(mine / f"{name}.npy", images % levels)
+    data = read(config)
+    assert data.levels == levels
+    assert sorted(map(bytes, data.train.images.transpose(0, 2, 3, 1))) == sorted(
+        map(bytes, images % levels)
+    )
+    images[5, 1, 2, 0] = 255
+    np.save(mine / "test.npy", np.minimum(images, levels))
+    with pytest.raises(ValueError) as error:
+        read(config)
+    assert_sentence(error, f"{mine}: found the pixel value {levels} in the split test, expected")
+
+
 BAD_ARRAYS = {
     "wrong dtype": ("train", np.zeros((24, 4, 6, 3)), "found float64 of shape (24, 4, 6, 3)"),
     "wrong axes": ("train", np.zeros((24, 4, 6), np.uint8), "expected uint8 with the axes nhwc"),
@@ -807,7 +879,8 @@ BAD_ARRAYS = {
     "no images": ("test", np.zeros((0, 4, 6, 3), np.uint8), "expected"),
     "too few": ("test", np.zeros((23, 4, 6, 3), np.uint8), "found 24 labels and 23 images"),
     "float labels": ("test_labels", np.zeros(24), "found labels of float64"),
-    "negative labels": ("test_labels", np.arange(24) - 1, "whole numbers from 0"),
+    "negative labels": ("test_labels", np.arange(24) - 3, "found the label -3, expected a list"),
+    "large labels": ("train_labels", np.arange(24) + 65_520, "found the label 65536, expected a"),
     "labels in a column": ("test_labels", np.zeros((24, 1), int), "shape (24, 1)"),
 }
 
@@ -894,7 +967,7 @@ BAD_DATA = {
     "unknown key": ({"source": "svhn", "extra": True}, "data.extra: found an unknown key"),
     "key of another source": (
         {"source": "folder", "name": "a", "layout": "nhw"},
-        "data.layout: found an unknown key, expected one of train, test, source, name",
+        "data.layout: found an unknown key, expected one of train, test, name, levels, source",
     ),
     "no layout": ({"source": "arrays", "name": "a"}, "data.layout: found nothing"),
     "no images": ({"source": "cifar10", "train": 0}, "data.train: found 0"),
@@ -917,7 +990,7 @@ def test_every_source_has_a_reader_and_every_reader_a_source():
             "idx": {"name": "a"},
             "folder": {"name": "a"},
             "arrays": {"name": "a", "layout": "nhw"},
-            "patches": {"size": 8, "train": 1, "test": 1},
+            "patches": {"size": 8, "train": 1, "test": 2},
         }.get(source, {})
         data = Dataset.model_validate({"label": "x", "data": {"source": source, **extra}}).data
         assert data.source == source
@@ -926,6 +999,70 @@ def test_every_source_has_a_reader_and_every_reader_a_source():
 
 
 # --- prepared datasets ---
+
+
+def prepare(folder, **data):
+    """Run the stage, which must end well; the number of levels of what it wrote."""
+    spec = json.dumps({"version": 1, "data": data})
+    assert in_process("prepare", "--spec", spec, "--out", folder) == 0
+    return splits.describe(folder).levels
+
+
+@pytest.mark.parametrize(
+    "levels, used, warns", [(256, 2, True), (256, 128, True), (256, 129, False)]
+)
+@pytest.mark.parametrize("source", ["arrays", "folder"])
+def test_images_that_use_few_of_their_levels_are_warned_of(
+    root, tmp_path, caplog, source, levels, used, warns
+):
+    # Values from both ends, the last one in the second block of the test split alone.
+    k = np.sort(np.r_[np.arange(used - used // 2), 255 - np.arange(used // 2)]).astype(np.uint8)
+    images = np.resize(k[:-1], (3, 1, 16, 16))
+    for name in SPLITS:
+        if source == "folder":
+            write_pngs(root / "mine" / name, images)
+        else:
+            (root / "mine").mkdir(exist_ok=True)
+            np.save(root / f"mine/{name}.npy", images[:, 0])
+    images[2, 0, 15, 15] = k[-1]
+    if source == "folder":
+        write_pngs(root / "mine/test", images)
+    else:
+        np.save(root / "mine/test.npy", images[:, 0])
+    layout = {"layout": "nhw"} if source == "arrays" else {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qcsbm.stages.prepare.BLOCK", 2)
+        prepare(tmp_path / "out", source=source, name="mine", **layout)
+    said = [record.getMessage() for record in caplog.records]
+    sentence = f"data: found {used} levels in use, expected most of the 256 at which bits/dim are"
+    assert len(said) == warns and all(line.startswith(sentence) for line in said)
+
+
+def test_levels_that_are_said_are_not_warned_of_and_reach_the_description(root, tmp_path, caplog):
+    for name in SPLITS:
+        write_pngs(root / "mine" / name, 255 * (random_images(3, (1, 8, 8)) % 2))
+    data = {"source": "folder", "name": "mine", "levels": 2}
+    assert prepare(tmp_path / "out", **data) == 2
+    assert not caplog.records
+    assert set(np.unique(splits.read(tmp_path / "out", "train").images)) == {0, 1}
+    assert prepare(tmp_path / "digits", source="digits", test=360) == 17
+    assert prepare(tmp_path / "patches", source="patches", size=8, train=99, test=9) == 256
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("samples, most", [(5, None), (4, 4), (1, 1), (None, 4)])
+def test_no_more_test_images_are_measured_than_there_are(tmp_path, samples, most):
+    images = random_images(4, (1, 4, 4))
+    np.save(tmp_path / "test.npy", images)
+    if most:
+        found = splits.first_test_images(tmp_path, samples, "likelihood")
+        assert np.array_equal(found, images[:most])
+    else:
+        with pytest.raises(ValueError) as error:
+            splits.first_test_images(tmp_path, samples, "likelihood")
+        assert_sentence(
+            error, "likelihood.samples: found 5, expected at most 4, the number", tmp_path
+        )
 
 
 def test_prepared_dataset_round_trips_and_is_the_same_every_time(tmp_path):

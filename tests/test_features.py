@@ -1,4 +1,5 @@
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_training_again_gives_the_same_file(splits, tmp_path):
         torch.manual_seed(ord(name))
         torch.rand(3)
         model = classification.train_classifier(few, labels, 17, 1)
-        classification.save(tmp_path / name, model)
+        classification.save(tmp_path / name, model, 0.5)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -82,10 +83,10 @@ def test_classifier_refuses_images_without_labels():
 
 def test_saved_classifier_gives_the_same_features(tmp_path, classifier):
     path = tmp_path / "classifier.safetensors"
-    classification.save(path, classifier)
+    classification.save(path, classifier, 0.75)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     extractor = ClassifierExtractor(path)
-    assert extractor.sha256 == file_sha256(path)
+    assert extractor.sha256 == file_sha256(path) and extractor.accuracy == 0.75
     x = to_unit(torch.from_numpy(images(5, 1, 8, 17)), 17)
     with torch.no_grad():
         for loaded, original in zip(extractor(x), classifier(x), strict=True):
@@ -101,9 +102,15 @@ def test_what_is_not_a_classifier_is_refused(tmp_path):
     save_file(state, path)
     with pytest.raises(ValueError, match="weights: found no classifier"):
         classification.load(path)
-    save_file(state, path, metadata={"qcsbm": '{"channels": 3, "classes": 10}'})
-    with pytest.raises(ValueError, match="weights: found no classifier"):
-        classification.load(path)
+    good = {"channels": 1, "classes": 10, "accuracy": 0.5}
+    bad = [{"channels": 3}, {"accuracy": "0.5"}, {"accuracy": 2.0}, {"accuracy": float("nan")}]
+    headers = [*(good | change for change in bad), {"channels": 1, "classes": 10}, [], "x", None]
+    for header in headers:
+        save_file(state, path, metadata={"qcsbm": json.dumps(header)})
+        with pytest.raises(ValueError, match="weights: found no classifier"):
+            classification.load(path)
+    save_file(state, path, metadata={"qcsbm": json.dumps(good)})
+    assert classification.load(path)[1] == 0.5
 
 
 # EfficientNet.
@@ -251,7 +258,7 @@ def extractor_and_images(request, tmp_path, efficientnet):
     if request.param == "efficientnet_lite0":
         return efficientnet, images(7, 3, 16), 256
     path = tmp_path / "classifier.safetensors"
-    classification.save(path, Classifier(1, 10))
+    classification.save(path, Classifier(1, 10), 0.5)
     return ClassifierExtractor(path), images(7, 1, 8, 17), 17
 
 

@@ -38,9 +38,10 @@ counts = st.integers(1, 10**6)
 networks = st.fixed_dictionaries(
     {
         "nf": counts,
-        "ch_mult": st.lists(counts, min_size=1, max_size=5),
+        # Images of 8 × 8 pixels can be halved three times, and have 8 pixels at the first level.
+        "ch_mult": st.lists(counts, min_size=1, max_size=4),
         "num_res_blocks": counts,
-        "attn_resolutions": st.lists(counts, max_size=3),
+        "attn_resolutions": st.lists(st.just(8), max_size=3),
         "dropout": fractions,
         "fir": st.booleans(),
         "resblock": st.sampled_from(["biggan", "ddpm"]),

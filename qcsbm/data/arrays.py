@@ -68,10 +68,12 @@ def _images(path: Path, key: str | None, layout: str) -> np.ndarray:
 def _labels(path: Path, key: str | None) -> np.ndarray:
     require_file(path, "the labels of a split")
     labels = read_array(path, key)
-    whole = labels.ndim == 1 and labels.dtype.kind in "iu"
-    if not whole or not ((labels >= 0) & (labels <= LARGEST_LABEL)).all():
+    expected = f"expected a list of whole numbers from 0 to {LARGEST_LABEL}"
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise BadInput(
-            f"{path}: found labels of {labels.dtype} and shape {labels.shape}, expected a list of "
-            f"whole numbers from 0 to {LARGEST_LABEL}"
+            f"{path}: found labels of {labels.dtype} and shape {labels.shape}, {expected}"
         )
+    wrong = (labels < 0) | (labels > LARGEST_LABEL)
+    if wrong.any():
+        raise BadInput(f"{path}: found the label {labels[wrong][0]}, {expected}")
     return labels

@@ -28,6 +28,7 @@ from qcsbm.errors import BadInput
 from qcsbm.files import CHUNK
 from qcsbm.schema import Idx
 
+FASHION_MNIST = "fashion-mnist"
 PREFIX = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTE = 8
 
@@ -54,12 +55,8 @@ def _read(path: Path, ndim: int) -> np.ndarray:
     if path.is_file():
         with path.open("rb") as file:
             return _parse(file, path, ndim)
-    from torchvision.datasets import FashionMNIST  # takes seconds, and is not always needed
-
     path = path.with_name(f"{path.name}.gz")
-    md5 = dict(FashionMNIST.resources)[path.name]
-    url = f"{FashionMNIST.mirrors[0]}{path.name}"
-    require_file(path, f"an IDX file, such as Fashion-MNIST's from {url} (MD5 {md5})")
+    require_file(path, _origin(path) if path.parent.name == FASHION_MNIST else "an IDX file")
     try:
         with gzip.open(path) as file:
             return _parse(file, path, ndim)
@@ -67,6 +64,14 @@ def _read(path: Path, ndim: int) -> np.ndarray:
         raise BadInput(
             f"{path}: found a damaged gzip file ({error}), expected a gzipped IDX file"
         ) from None
+
+
+def _origin(path: Path) -> str:
+    """Which file of Fashion-MNIST ``path`` is, and where it comes from."""
+    from torchvision.datasets import FashionMNIST  # takes seconds, and is not always needed
+
+    md5 = dict(FashionMNIST.resources)[path.name]
+    return f"the IDX file from {FashionMNIST.mirrors[0]}{path.name} (MD5 {md5})"
 
 
 def _parse(file: BinaryIO, path: Path, ndim: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm.data.local import LEVELS, random_order, require_file
+from qcsbm.data.local import random_order, require_file
 from qcsbm.data.npy import read_array
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
@@ -56,7 +56,7 @@ def imagenet32(config: ImageNet32) -> Splits:
         name: _read([folder / file for file in files], getattr(config, name), name)
         for name, files in BATCHES.items()
     }
-    return Splits(**splits, levels=LEVELS)
+    return Splits(**splits, levels=config.levels)
 
 
 def _require_batch(path: Path, url: str, sha256: str) -> None:

@@ -11,10 +11,8 @@ import numpy as np
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.errors import BadInput, MissingFile
 from qcsbm.files import CHUNK
-from qcsbm.schema import FromFiles
+from qcsbm.schema import Own, Published
 from qcsbm.seeding import permutation
-
-LEVELS = 256
 
 
 def require_file(path: Path, expected: str) -> None:
@@ -60,12 +58,12 @@ def random_order(n: int, limit: int | None, split: str) -> np.ndarray:
     return permutation(n, 0, "data", split)[:limit]
 
 
-def shuffled(folder: Path, config: FromFiles, splits: dict[str, Split]) -> Splits:
+def shuffled(folder: Path, config: Own | Published, splits: dict[str, Split]) -> Splits:
     """Random subsets, in random order, of the ``splits`` read from ``folder``.
 
     Raises:
-        BadInput: images have no pixels or differ in shape between the splits, or images and
-            labels differ in number.
+        BadInput: images have no pixels, differ in shape between the splits or have more than
+            ``config.levels`` levels, or images and labels differ in number.
     """
     chosen = {}
     for name in SPLITS:
@@ -77,6 +75,13 @@ def shuffled(folder: Path, config: FromFiles, splits: dict[str, Split]) -> Split
             )
         order = random_order(len(images), getattr(config, name), name)
         chosen[name] = Split(images[order], labels[order].astype(np.int64))
+        largest, levels = chosen[name].images.max(initial=0), config.levels
+        if largest >= levels:
+            raise BadInput(
+                f"{folder}: found the pixel value {largest} in the split {name}, expected at most "
+                f"{levels - 1} with data.levels = {levels}, as pixels are numbers of levels and "
+                "not grey values"
+            )
     train, test = (chosen[name].images.shape[1:] for name in SPLITS)
     if 0 in train:
         raise BadInput(f"{folder}: found images of shape {train}, expected some with pixels")
@@ -85,4 +90,4 @@ def shuffled(folder: Path, config: FromFiles, splits: dict[str, Split]) -> Split
             f"{folder}: found test images of shape {test}, expected that of the training images, "
             f"{train}"
         )
-    return Splits(**chosen, levels=LEVELS)
+    return Splits(**chosen, levels=config.levels)

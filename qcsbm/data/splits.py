@@ -102,6 +102,22 @@ def read(folder: str | Path, name: str) -> Split:
     return Split(images, labels)
 
 
+def first_test_images(folder: str | Path, samples: int | None, stage: str) -> np.ndarray:
+    """The first ``samples`` (all if None) test images prepared in ``folder``, memory-mapped.
+
+    Raises:
+        BadInput: there are fewer than ``stage`` is to measure, or the file holds something else.
+    """
+    path = Path(folder) / "test.npy"
+    images = open_images(path)
+    if samples is not None and samples > len(images):
+        raise BadInput(
+            f"{stage}.samples: found {samples}, expected at most {len(images)}, the number of "
+            f"images in {path}"
+        )
+    return images[:samples]
+
+
 def open_images(path: str | Path) -> np.ndarray:
     """Images (N, C, H, W) of a prepared split or of samples, memory-mapped.
 

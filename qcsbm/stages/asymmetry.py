@@ -10,7 +10,7 @@ from tqdm import tqdm
 from qcsbm import checkpoint
 from qcsbm.conservativeness import estimate_asymmetry, exact_asymmetry, one_probe_asymmetry
 from qcsbm.data.quantisation import dequantise, to_unit
-from qcsbm.data.splits import describe, open_images
+from qcsbm.data.splits import describe, first_test_images
 from qcsbm.device import device
 from qcsbm.files import atomic
 from qcsbm.models import ScoreModel, build
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     spec, protocol = arguments.spec, arguments.spec["protocol"]
     data = describe(arguments.data)
-    k = torch.from_numpy(open_images(arguments.data / "test.npy")[: protocol["samples"]].copy())
+    images = first_test_images(arguments.data, protocol["samples"], "asymmetry")
+    k = torch.from_numpy(images.copy())
     # The score is measured on the distribution that the model was trained on.
     draws = generator(spec["seed"], "dequantise")
     x_0 = dequantise(k, data.levels, draws) if protocol["dequantised"] else to_unit(k, data.levels)

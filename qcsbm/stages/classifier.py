@@ -33,5 +33,6 @@ def run(arguments: argparse.Namespace) -> None:
         )
         n = len(test.images)
         share = classification.accuracy(model, np.array(test.images), test.labels, levels)
+        classification.require_skill(share, test.labels)
         record.metric("accuracy", share, float(np.sqrt(share * (1 - share) / n)), n, "1")
-        classification.save(arguments.out, model)
+        classification.save(arguments.out, model, share)

@@ -44,4 +44,5 @@ def run(arguments: argparse.Namespace) -> None:
             BATCH_SIZE,
             device(),
         )
-    write(arguments.out, Features(features, logits, extractor.sha256, sha256(arguments.images)))
+    origin = extractor.sha256, sha256(arguments.images), extractor.accuracy
+    write(arguments.out, Features(features, logits, *origin))

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from qcsbm import checkpoint
 from qcsbm.data.quantisation import dequantise
-from qcsbm.data.splits import describe, open_images
+from qcsbm.data.splits import describe, first_test_images
 from qcsbm.device import device
 from qcsbm.files import atomic
 from qcsbm.likelihood import nll_bits_per_dim
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     spec, protocol = arguments.spec, arguments.spec["protocol"]
     size = protocol["batch_size"]
     data = describe(arguments.data)
-    images = open_images(arguments.data / "test.npy")[: protocol["samples"]]
+    images = first_test_images(arguments.data, protocol["samples"], "likelihood")
     batches = share(arguments.shard, -(-len(images) // size))
     model = build(data.shape, **spec["model"]).to(device())
     checkpoint.load_weights(

@@ -1,15 +1,21 @@
 """Prepare a dataset: write both splits as uint8 arrays and describe them."""
 
 import argparse
+import logging
 from pathlib import Path
+
+import numpy as np
 
 from qcsbm import source_code
 from qcsbm.data import raw, splits
 from qcsbm.data.sources import SOURCES
+from qcsbm.data.splits import SPLITS, Splits
 from qcsbm.errors import BadInput
 from qcsbm.provenance import provenance
 from qcsbm.schema import Dataset, parse
 from qcsbm.stages.arguments import add_spec
+
+BLOCK = 1024  # images whose levels are looked at together
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +33,19 @@ def run(arguments: argparse.Namespace) -> None:
             f"{raw.folder(data)}: found {_text(found)}, expected {_text(expected)} as when this "
             "job was planned; run snakemake again"
         )
-    arrays = SOURCES[data.source](data)
     code = {"prepare": [source_code.stage_digest("prepare")]}
+    images = SOURCES[data.source](data)
+    _require_measurable(images)
+    used = _used_levels(images)
+    if 2 * used <= images.levels:
+        logging.warning(
+            "data: found %d levels in use, expected most of the %d at which bits/dim are counted",
+            used,
+            images.levels,
+        )
     splits.write(
         arguments.out,
-        arrays,
+        images,
         specification=arguments.spec,
         raw=found and {**found, "path": str(raw.folder(data).resolve())},
         provenance=provenance(code),
@@ -42,3 +56,34 @@ def _text(fingerprint: dict | None) -> str:
     if fingerprint is None:
         return "no files"
     return "{files} files of {bytes} bytes with SHA-256 {sha256}".format(**fingerprint)
+
+
+def _require_measurable(data: Splits) -> None:
+    """Refuse images that no network takes, and a single one for testing.
+
+    Raises:
+        BadInput: see above.
+    """
+    n, _, height, width = data.test.images.shape
+    if height != width:
+        raise BadInput(
+            f"data: found images of {height} × {width} pixels, expected square ones, as the "
+            "network takes no others"
+        )
+    if n < 2:
+        raise BadInput(
+            f"data: found {n} image in the split test, expected at least 2, as no fewer have a "
+            "standard error"
+        )
+
+
+def _used_levels(data: Splits) -> int:
+    """How many of the levels some pixel has."""
+    used = np.zeros(data.levels, dtype=bool)
+    for name in SPLITS:
+        images = getattr(data, name).images
+        for start in range(0, len(images), BLOCK):
+            if used.all():
+                break
+            used[images[start : start + BLOCK]] = True
+    return int(used.sum())

@@ -1,6 +1,7 @@
 """Compare samples with reference images: Fréchet distance, class score, precision and recall."""
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,17 @@ def run(arguments: argparse.Namespace) -> None:
             f"expected those of {reference.extractor_sha256} as in {arguments.reference[0]}"
         )
     n = len(samples.features)
+    for what, found in [("generated", n), ("reference", len(reference.features))]:
+        if protocol["neighbours"] >= found:
+            raise BadInput(
+                f"quality.neighbours: found {protocol['neighbours']}, expected fewer than {found}, "
+                f"the number of {what} images"
+            )
     distance_name, score_name = metric_names(protocol["extractor"])
     with recorded(arguments.record, "quality", arguments.spec, []) as record:
         record.protocol["extractor_sha256"] = samples.extractor_sha256
+        if not math.isnan(samples.extractor_accuracy):
+            record.protocol["extractor_accuracy"] = samples.extractor_accuracy
         record.protocol["samples_sha256"] = samples.images_sha256
         record.protocol["reference_sha256"] = reference.images_sha256
         generated = feature_statistics(samples.features)
@@ -103,4 +112,5 @@ def _joined(paths: list[Path]) -> Features:
         np.concatenate([shard.features for shard in filled]),
         np.concatenate([shard.logits for shard in filled]),
         *origins[0],
+        shards[0].extractor_accuracy,
     )
