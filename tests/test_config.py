@@ -112,6 +112,7 @@ def change(config, path, value):
 QUICK = yaml.safe_load((ROOT / "config/quick.yaml").read_text())
 DIGITS = QUICK["datasets"]["digits"]
 ASYMMETRY = DIGITS["asymmetry"]
+METHODS = QUICK["methods"]
 BAD = {
     "unknown key": ("methods.u.learning_rate", 1, "methods.u.learning_rate: found an unknown key"),
     "unknown nested key": (
@@ -173,8 +174,17 @@ BAD = {
     ),
     "origin after the end": (
         "methods.qc.steps",
-        10,
-        "expected less than this method's first checkpoint at step 10",
+        800,
+        "methods.qc.init_from.step (dataset digits): found 800, expected less than this method's",
+    ),
+    "origin that starts from an unknown one": (
+        "methods",
+        {
+            **METHODS,
+            "c": {**METHODS["c"], "init_from": {"method": "u", "step": 800}},
+            "u": {**METHODS["u"], "init_from": {"method": "ghost", "step": 10}},
+        },
+        "methods.c.parameterisation (dataset digits): found another value than that of method u",
     ),
     "origin of both kinds": (
         "methods.qc.init_from.checkpoint",
@@ -232,10 +242,24 @@ BAD = {
         33,
         "training.processes (dataset digits), method c: found 33, expected at most 32",
     ),
+    "more processes than regularised samples": (
+        "methods.qc",
+        {
+            **METHODS["qc"],
+            "regulariser": {"weight": 1.0, "estimator": "trace", "batch_size": 4},
+            "training": {"processes": 5},
+        },
+        "training.processes (dataset digits), method qc: found 5, expected at most 4",
+    ),
     "checkpoints out of order": (
         "methods.u.checkpoints",
         [800, 100],
         "methods.u.checkpoints (dataset digits): found [800, 100], expected increasing steps",
+    ),
+    "noise scales that are equal": (
+        "datasets.digits.sde.sigma_min",
+        5.0,
+        "sde.sigma_max (dataset digits): found 5.0, expected more than sigma_min = 5.0",
     ),
     "noise scales reversed": ("datasets.digits.sde.sigma_min", 9.0, "expected more than sigma_min"),
     "other network than the origin's": (
@@ -365,6 +389,27 @@ def test_bad_configuration_is_one_sentence(quick, path, value, sentence):
     message = str(caught.value)
     assert message.startswith("quick.yaml: ") and sentence in message
     assert "\n" not in message
+
+
+GOOD = {
+    "as many processes as samples": ("defaults.training.processes", 32),
+    "a batch that is regularised as a whole": ("methods.qc.regulariser.batch_size", 32),
+    "as many test images as there are": ("datasets.digits.likelihood", {"samples": 360}),
+    "all test images": ("defaults.likelihood.samples", None),
+    "one neighbour fewer than samples": ("datasets.digits.quality.neighbours", 511),
+    "all published images": (
+        "datasets.digits.data",
+        {"source": "cifar10", "train": 50_000, "test": 10_000},
+    ),
+}
+
+
+@pytest.mark.parametrize("path, value", GOOD.values(), ids=GOOD)
+def test_what_is_just_possible_is_accepted(quick, path, value):
+    if path == "datasets.digits.data":
+        quick["datasets"]["digits"]["network"]["attn_resolutions"] = []
+    change(quick, path, value)
+    load(quick, "x")
 
 
 def test_no_dataset_or_table_has_the_name_of_a_rule(quick, rules):

@@ -10,6 +10,7 @@ import torch
 
 from qcsbm import checkpoint
 from qcsbm.autodiff import rademacher
+from qcsbm.data.quantisation import to_unit
 from qcsbm.errors import Diverged
 from qcsbm.losses import training_loss
 from qcsbm.models import build
@@ -142,6 +143,32 @@ def test_gradient_of_every_third_step_counts_up_to_the_next(images):
     )
     assert to(60, None, third).curve[1][2] > 0
     assert before.curve[0][2] is None and to(2, None, third).curve[0][2] is None
+
+
+def drawn(images, **keys):
+    """The data of the first batch, and the images they are made from."""
+    training, indices = Training(batch_size=30, **keys), np.arange(30)
+    x_0, _, _ = draw_batch(images, 17, indices, training, fresh(), 3, 1)
+    return x_0, to_unit(torch.from_numpy(images), 17)
+
+
+def test_flips_are_left_to_right_and_of_half_of_the_images(images):
+    x_0, unit = drawn(images, flip=True)
+    mirrored = [
+        (torch.equal(x, y[:, :, [3, 2, 1, 0]]), torch.equal(x, y))
+        for x, y in zip(x_0, unit, strict=True)
+    ]
+    assert all(flipped != kept for flipped, kept in mirrored), "one or the other, and no third"
+    # Binomial with n = 30 and p = ½: Pr[|count − 15| > 10] < 2e-4.
+    assert abs(sum(flipped for flipped, _ in mirrored) - 15) <= 10
+
+
+def test_training_is_on_grid_points_and_unflipped_unless_that_is_said(images):
+    x_0, unit = drawn(images)
+    assert torch.equal(x_0, unit)
+    x_0, unit = drawn(images, dequantise=True)
+    within = 17 * x_0 - 16 * unit
+    assert ((within > 0) & (within < 1)).all() and within.std() > 0.2
 
 
 def test_squared_times_leave_means_unbiased():
