@@ -1034,7 +1034,7 @@ def test_images_that_use_few_of_their_levels_are_warned_of(
         patch.setattr("qcsbm.stages.prepare.BLOCK", 2)
         prepare(tmp_path / "out", source=source, name="mine", **layout)
     said = [record.getMessage() for record in caplog.records]
-    sentence = f"data: found {used} levels in use, expected most of the 256 at which bits/dim are"
+    sentence = f"data: found {used} levels in use, expected most of data.levels = 256, at which"
     assert len(said) == warns and all(line.startswith(sentence) for line in said)
 
 

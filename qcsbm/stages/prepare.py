@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     used = _used_levels(images)
     if 2 * used <= images.levels:
         logging.warning(
-            "data: found %d levels in use, expected most of the %d at which bits/dim are counted",
+            "data: found %d levels in use, expected most of data.levels = %d, at which bits/dim "
+            "are counted",
             used,
             images.levels,
         )
