@@ -8,6 +8,7 @@ torch, so that a dry run stays fast.
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -74,32 +75,57 @@ class Experiment:
         origin = self.cells[dataset, method].init_from
         return origin.checkpoint if origin and origin.step == step else None
 
+    def passed(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
+        """The checkpoints that training goes through, from its start to the final one.
+
+        Each is (method, step), or (path, step) for an imported file; None, for random weights,
+        begins the list of a model that was trained from scratch.
+        """
+        found = []
+        last = method, self.cells[dataset, method].steps
+        while last:
+            file = self.imported(dataset, *last)
+            found.insert(0, (file or last[0], last[1]))
+            if file:
+                return found
+            last = self.predecessor(dataset, *last)
+        return [None, *found]
+
     def chain(self, dataset: str, method: str) -> list[tuple[str, int, int]]:
         """(method, first step, last step) of all trainings that lead to the final checkpoint."""
-        segments = []
-        last = method, self.cells[dataset, method].steps
-        while last and not self.imported(dataset, *last):
-            first = self.predecessor(dataset, *last)
-            segments.insert(0, (last[0], first[1] if first else 0, last[1]))
-            last = first
-        return segments
+        return [
+            (last[0], first[1] if first else 0, last[1])
+            for first, last in pairwise(self.passed(dataset, method))
+        ]
 
     def control(self, dataset: str, method: str) -> str | None:
         """The unregularised score model that was trained alike and for as many steps, if any.
 
-        Model and control differ in the parameterisation or in the regulariser alone; the number
-        of processes changes the cost of a training and not what it is.
+        It passes the very checkpoint that the model's own training starts from. From there on the
+        two differ in the parameterisation or in the regulariser alone; the number of processes
+        changes the cost of a training and not what it is. A model that was imported and not trained
+        any further has none, as its training is not known.
         """
 
-        def alike(cell: Cell) -> tuple:
+        def trained(cell: Cell) -> tuple:
             training = cell.training.model_copy(update={"processes": 1})
-            return cell.steps, training, cell.network, cell.sde
+            return training, cell.network, cell.sde, cell.residual
 
+        def unregularised(cell: Cell) -> bool:
+            return cell.parameterisation == "score" and cell.regulariser is None
+
+        if not self.chain(dataset, method):
+            return None
         cell = self.cells[dataset, method]
+        before = [c for c in self.passed(dataset, method) if c is None or c[0] != method]
         for other in self.methods:
-            candidate = self.cells[dataset, other]
-            plain = candidate.parameterisation == "score" and candidate.regulariser is None
-            if other != method and plain and alike(candidate) == alike(cell):
+            passed = self.passed(dataset, other)
+            if other == method or before[-1] not in passed:
+                continue
+            after = [self.cells[dataset, of] for of, _ in passed[passed.index(before[-1]) + 1 :]]
+            if self.cells[dataset, other].steps == cell.steps and all(
+                unregularised(c) and trained(c) == trained(cell) for c in after
+            ):
                 return other
         return None
 

@@ -12,7 +12,7 @@ import yaml
 from conftest import snakemake
 
 from qcsbm import consistency, schema
-from qcsbm.config import ConfigError, load
+from qcsbm.config import ConfigError, load, read
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.specification import train
 
@@ -514,11 +514,142 @@ def test_chain_has_every_training_behind_a_checkpoint(quick):
 
 
 def test_control_differs_by_parameterisation_or_regulariser_alone(quick):
+    del quick["datasets"]["patches"]
     controls = {method: load(quick, "x").control("digits", method) for method in quick["methods"]}
     assert controls == {"c": "u", "u": None, "qc": "u", "qcplus": "u"}
     quick["methods"]["qc"]["training"] = {"batch_size": 8}
     quick["methods"]["c"]["steps"] = 7
     experiment = load(quick, "x")
     assert experiment.control("digits", "qc") is None and experiment.control("digits", "c") is None
-    quick["methods"]["u_b8"] = {**quick["methods"]["u"], "training": {"batch_size": 8}}
+    quick["methods"]["u_b8"] = {
+        **quick["methods"]["u"],
+        "checkpoints": [],
+        "training": {"batch_size": 8},
+    }
+    assert load(quick, "x").control("digits", "qc") is None, "another U from scratch"
+    quick["methods"]["u_b8"]["init_from"] = quick["methods"]["qc"]["init_from"]
     assert load(quick, "x").control("digits", "qc") == "u_b8"
+    quick["methods"]["c"] |= {"steps": 1200, "residual": True}
+    assert load(quick, "x").control("digits", "c") is None
+
+
+L_QC = {"weight": 1.0, "estimator": "trace"}
+SMALL = {"batch_size": 8}
+FILE, OTHER = "file.safetensors", "other.safetensors"
+
+
+def method(init=None, step=None, **keys):
+    """A score model of 1 200 steps, from a method or a file at ``step`` if one is named."""
+    key = "checkpoint" if init in (FILE, OTHER) else "method"
+    start = {"init_from": {key: init, "step": step}} if init else {}
+    return {"label": "", "parameterisation": "score", **start, **keys}
+
+
+U = method(checkpoints=[400, 800])
+ENERGY = {"parameterisation": "energy"}
+# Beside each set of methods, the control of the one that is called m.
+ORIGINS = {
+    "of the control": ({"u": U, "m": method("u", 800, regulariser=L_QC)}, "u"),
+    "an earlier one of the control": ({"u": U, "m": method("u", 400, regulariser=L_QC)}, "u"),
+    "none of both": ({"u": U, "m": method(**ENERGY)}, "u"),
+    "none of a regularised one": ({"u": U, "m": method(regulariser=L_QC)}, "u"),
+    "a file, against none": ({"u": U, "m": method(FILE, 800, regulariser=L_QC)}, None),
+    "none, against a file": ({"u": method(FILE, 800), "m": method(regulariser=L_QC)}, None),
+    "none, against a file, of an energy": ({"u": method(FILE, 800), "m": method(**ENERGY)}, None),
+    "the same file": ({"u": method(FILE, 800), "m": method(FILE, 800, regulariser=L_QC)}, "u"),
+    "the file, earlier": (
+        {"u": method(FILE, 400), "m": method(FILE, 800, regulariser=L_QC)},
+        None,
+    ),
+    "another file": ({"u": method(OTHER, 800), "m": method(FILE, 800, regulariser=L_QC)}, None),
+    "a file by way of a method": (
+        {
+            "file": method(FILE, 800, steps=800),
+            "u": method("file", 800),
+            "m": method(FILE, 800, regulariser=L_QC),
+        },
+        "u",
+    ),
+    "a file, and nothing trained": (
+        {"u": method(FILE, 1200), "m": method(FILE, 1200, regulariser=L_QC)},
+        None,
+    ),
+    "two of the same kind": (
+        {"u": U, "v": method(checkpoints=[800]), "m": method("v", 800, regulariser=L_QC)},
+        "v",
+    ),
+    "two hops, the same": (
+        {
+            "u": U,
+            "v": method("u", 400, checkpoints=[800], training=SMALL),
+            "m": method("v", 800, regulariser=L_QC, training=SMALL),
+        },
+        "v",
+    ),
+    "two hops, branching at the second": (
+        {
+            "u": U,
+            "v": method("u", 400, checkpoints=[800], training=SMALL),
+            "w": method("v", 800),
+            "m": method("v", 800, regulariser=L_QC),
+        },
+        "w",
+    ),
+    "two hops, against one": (
+        {
+            "u": U,
+            "v": method("u", 400, checkpoints=[800], training=SMALL),
+            "w": method("u", 400, training=SMALL),
+            "m": method("v", 800, regulariser=L_QC),
+        },
+        None,
+    ),
+    "one hop, against two that are not alike": (
+        {
+            "u": U,
+            "v": method("u", 400, checkpoints=[800]),
+            "w": method("v", 800, training=SMALL),
+            "m": method("u", 400, regulariser=L_QC, training=SMALL),
+        },
+        None,
+    ),
+    "one hop, against two with L_QC in between": (
+        {
+            "u": method(checkpoints=[400], training=SMALL),
+            "v": method("u", 400, checkpoints=[800], regulariser=L_QC),
+            "w": method("v", 800),
+            "m": method("u", 400, regulariser=L_QC),
+        },
+        None,
+    ),
+    "two hops to a file": (
+        {
+            "v": method(FILE, 400, checkpoints=[800]),
+            "w": method(FILE, 400, training=SMALL),
+            "m": method("v", 800, regulariser=L_QC),
+        },
+        "v",
+    ),
+}
+
+
+@pytest.mark.parametrize("methods, control", ORIGINS.values(), ids=ORIGINS)
+def test_control_has_the_origin_of_the_model(quick, methods, control):
+    quick["methods"], quick["tables"] = methods, {}
+    del quick["datasets"]["patches"]
+    experiment = load(quick, "x")
+    assert experiment.control("digits", "m") == control
+
+
+def test_pairs_of_the_paper_tier_are_those_that_its_comments_name():
+    experiment = read(ROOT / "config/paper.yaml")
+    for dataset in experiment.datasets:
+        controls = {method: experiment.control(dataset, method) for method in experiment.methods}
+        assert controls == {
+            "c": "u",
+            "u": None,
+            "u_b8": None,
+            "qc_k16": "u_b8",
+            "qc": "u",
+            "qcplus": "u",
+        }
