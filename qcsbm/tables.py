@@ -11,6 +11,7 @@ References:
 
 import math
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from tabulate import tabulate
 from qcsbm import failure
 from qcsbm.errors import BadInput
 from qcsbm.pages import Section
+
+# Holds every decimal digit of any float.
+EXACT = Context(prec=1100)
 
 IDENTITY = ["dataset", "method", "seed"]
 METRIC_COLUMNS = [*IDENTITY, "metric", "value", "stderr", "n", "unit", "stage"]
@@ -211,22 +215,25 @@ def format_value(mean: float, stderr: float | None) -> str:
 
     Without an error, or with one of exactly 0, three digits; whole numbers as they are.
     """
-    magnitude = abs(mean)
-    if not stderr and magnitude < 1e4 and mean == int(mean):
-        return f"{mean:.0f}"
-    if magnitude and not 1e-3 <= magnitude < 1e4:
-        exponent = math.floor(math.log10(magnitude))
-        scale = 10.0**exponent
-        if not stderr:
-            return f"{mean / scale:.2f}e{exponent}"
-        return f"({format_value(mean / scale, stderr / scale)})e{exponent}"
-    if not stderr:
-        decimals = max(0, 2 - math.floor(math.log10(magnitude)))
-        return f"{mean:.{decimals}f}"
-    # Two digits of an error that begins with 1, one of any other.
-    leading = math.floor(math.log10(stderr))
-    decimals = max(0, -leading + (stderr / 10.0**leading < 2))
-    return f"{mean:.{decimals}f} ± {stderr:.{decimals}f}"
+    if not stderr and abs(mean) < 1e4 and mean == int(mean):
+        return str(int(mean))
+    # Two digits of an error that begins with 1, one of any other. Formatting rounds first, so that
+    # 9.996 is a number that begins with 1.
+    digits, exponent = f"{stderr:.1e}".split("e") if stderr else f"{mean:.2e}".split("e")
+    last = int(exponent) - (digits[0] == "1" if stderr else 2)
+    numbers = [Decimal(number) for number in ([mean, stderr] if stderr else [mean])]
+    # Of a mean that its error leaves no digit of, it is the error that says the power of ten.
+    exponent = next(filter(None, (_rounded(x, last) for x in numbers))).adjusted()
+    if -3 <= exponent < 4:
+        return " ± ".join(f"{_rounded(x, min(last, 0)):f}" for x in numbers)
+    shown = (_rounded(x, last).scaleb(-exponent, EXACT) for x in numbers)
+    text = " ± ".join(f"{x:f}" for x in shown)
+    return f"({text})e{exponent}" if stderr else f"{text}e{exponent}"
+
+
+def _rounded(number: Decimal, last: int) -> Decimal:
+    """``number`` rounded to a multiple of ten to the power of ``last``; never −0."""
+    return EXACT.plus(number.quantize(Decimal((0, (1,), last)), context=EXACT))
 
 
 def _rows(block: Block) -> list[list[str]]:

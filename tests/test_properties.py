@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from decimal import Decimal, localcontext
 from pathlib import Path
 
 import numpy as np
@@ -126,44 +127,78 @@ def test_different_addresses_have_different_streams(different):
 
 # --- numbers in tables ---
 
-magnitudes = st.floats(1e-30, 1e30)
-NUMBER = r"-?\d+(?:\.(\d+))?"
+NUMBER = r"-?\d+(?:\.\d+)?"
+TABLE_TEXT = rf"\(?({NUMBER})(?: ± ({NUMBER}))?\)?(?:e(-?\d+))?"
+# Errors are more often of the order of the number, and numbers just below a power of ten.
+anything = st.floats(allow_nan=False, allow_infinity=False)
+below_powers = st.builds(
+    lambda sign, nines, power: float(f"{sign}9.{'9' * nines}6e{power}"),
+    st.sampled_from(["", "-"]),
+    st.integers(0, 6),
+    st.integers(-12, 12),
+)
+means = anything | st.floats(-1e5, 1e5) | below_powers
+relative_errors = st.floats(1e-9, 1e3) | st.just(0.996) | st.just(0.0996)
+errors = st.none() | st.just(0.0) | st.floats(0, 1e308)
 
 
-def parse(text):
-    """Value, error (None without one), and the unit of the last digit of both."""
-    plain = re.fullmatch(rf"({NUMBER})(?:e(-?\d+))?", text)
-    bracketed = re.fullmatch(rf"\(?({NUMBER}) ± ({NUMBER})\)?(?:e(-?\d+))?", text)
-    assert plain or bracketed, text
-    value, decimals, *rest = (plain or bracketed).groups()
-    scale = 10.0 ** int(rest[-1] or 0)
-    unit = scale * 10.0 ** -len(decimals or "")
-    if plain:
-        return float(value) * scale, None, unit
-    assert len(rest[1] or "") == len(decimals or ""), "both have the same last digit"
-    return float(value) * scale, float(rest[0]) * scale, unit
+def read_back(text):
+    """Value, error (None without one), their unit in the last place, and the power of ten."""
+    match = re.fullmatch(TABLE_TEXT, text)
+    assert match, text
+    value, error, exponent = match.groups()
+    assert text.startswith("(") == text.partition("e")[0].endswith(")") == bool(error and exponent)
+    value, error = Decimal(value), error and Decimal(error)
+    assert error is None or error.as_tuple().exponent == value.as_tuple().exponent
+    power = Decimal(f"1e{exponent or 0}")
+    unit = Decimal((0, (1,), value.as_tuple().exponent))
+    return value, error, unit, power, exponent
+
+
+def assert_rounded(shown, number, unit):
+    """``shown`` is the multiple of ``unit`` that is nearest to ``number``, exactly."""
+    assert shown % unit == 0
+    assert abs(shown - Decimal(number)) <= unit / 2
 
 
 @modestly
-@given(magnitudes, st.sampled_from([-1, 0, 1]), st.none() | st.just(0.0) | magnitudes)
-@example(9999.7, 1, None)
-@example(1.2345, 1, None)
-@example(0.99951, -1, 0.0095)
-@example(9.9996e7, 1, 0.95e4)
-def test_number_in_a_table_is_the_value_to_half_its_last_digit(magnitude, sign, stderr):
-    mean = sign * magnitude
-    # What is shown beside an error has at most 17 digits, as a float has.
-    assume(not stderr or 1e-12 < stderr / max(magnitude, 1e-3) < 1e12)
-    value, error, unit = parse(format_value(mean, stderr))
-    slack = 0.5 * unit + 1e-12 * abs(mean)
-    assert abs(value - mean) <= slack
-    if not stderr:
-        assert error is None
-        # Three digits at least, of which the last is the unit.
-        assert mean == value or unit <= abs(mean) / 99
-    else:
-        assert abs(error - stderr) <= 0.5 * unit + 1e-12 * stderr
-        assert error > 0, "no error is rounded away"
+@given(means, errors | st.tuples(relative_errors))
+@example(9.996e-4, None)
+@example(9.996e-4, 1e-5)
+@example(-9999.6, None)
+@example(99.96, 0.0)
+@example(9999.7, (0.996e-4,))
+@example(9.9996e7, 0.95e4)
+@example(0.996, 0.0996)
+@example(-1e-5, 0.5)
+@example(-0.0, None)
+@example(5e-324, 1.7e308)
+@example(1.7e308, 5e-324)
+def test_number_in_a_table_reads_back_as_the_value_rounded_to_what_is_printed(mean, stderr):
+    if isinstance(stderr, tuple):
+        stderr = abs(mean) * stderr[0]
+    assume(stderr is None or stderr < 1e308)
+    text = format_value(mean, stderr)
+    with localcontext(prec=2000):
+        value, error, unit, power, exponent = read_back(text)
+        assert_rounded(value * power, mean, unit * power)
+        assert not (value == 0 and value.is_signed())
+        # Of an error that leaves no digit of the number, the power of ten is that of the error.
+        leading = value or error or value
+        if exponent:
+            assert 1 <= abs(leading) < 10
+            assert not -3 <= int(exponent) < 4
+        else:
+            assert leading == 0 or Decimal("1e-3") <= abs(leading) < 10_000
+        if not stderr:
+            assert error is None
+            digits = value.as_tuple().digits
+            assert len(digits) == 3 or mean == value or (len(digits) == 4 and unit == 1)
+        else:
+            assert_rounded(error * power, stderr, unit * power)
+            # One or two digits, two if the first is a 1; all digits of units and more.
+            digits = error.as_tuple().digits
+            assert len(digits) == 1 + (digits[0] == 1) or (unit == 1 and not exponent)
 
 
 # --- levels ---

@@ -114,6 +114,18 @@ def test_table_of_samples_shows_the_names_of_the_extractor_that_was_used(spec):
         (12.345, None, "12.3"),
         (2.05e7, None, "2.05e7"),
         (-0.5, 0.04, "-0.50 ± 0.04"),
+        # What rounds to one digit more.
+        (9.996e-4, None, "0.00100"),
+        (-9.996e-5, None, "-1.00e-4"),
+        (9.996e7, None, "1.00e8"),
+        (9999.7, None, "1.00e4"),
+        (99.96, None, "100"),
+        (9.996e-5, 1.2e-7, "(9.996 ± 0.012)e-5"),
+        (9.99996e-5, 1.2e-7, "(1.0000 ± 0.0012)e-4"),
+        (0.5, 0.0996, "0.50 ± 0.10"),
+        # An error that leaves no digit of the number.
+        (-1e-5, 0.5, "0.0 ± 0.5"),
+        (2e4, 1e6, "(0.0 ± 1.0)e6"),
     ],
 )
 def test_numbers_have_the_digits_that_their_error_supports(mean, stderr, text):
