@@ -98,6 +98,11 @@ class Experiment:
             for first, last in pairwise(self.passed(dataset, method))
         ]
 
+    def origins(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
+        """The part of `passed` that came before the method's own training."""
+        passed = self.passed(dataset, method)
+        return [c for c in passed if c is None or c[0] != method]
+
     def control(self, dataset: str, method: str) -> str | None:
         """The unregularised score model that was trained alike and for as many steps, if any.
 
@@ -117,12 +122,12 @@ class Experiment:
         if not self.chain(dataset, method):
             return None
         cell = self.cells[dataset, method]
-        before = [c for c in self.passed(dataset, method) if c is None or c[0] != method]
+        start = self.origins(dataset, method)[-1]
         for other in self.methods:
             passed = self.passed(dataset, other)
-            if other == method or before[-1] not in passed:
+            if other == method or start not in passed:
                 continue
-            after = [self.cells[dataset, of] for of, _ in passed[passed.index(before[-1]) + 1 :]]
+            after = [self.cells[dataset, of] for of, _ in passed[passed.index(start) + 1 :]]
             if self.cells[dataset, other].steps == cell.steps and all(
                 unregularised(c) and trained(c) == trained(cell) for c in after
             ):

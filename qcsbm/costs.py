@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from qcsbm import notes
 from qcsbm.pages import Section
 from qcsbm.tables import format_value
 
@@ -35,6 +36,8 @@ NOTES = [
 def costs(records: Iterable[dict]) -> pd.DataFrame:
     """A row per dataset and method; the columns are those of `HEADINGS` that were measured."""
     jobs = pd.DataFrame([_job(record) for record in records])
+    if jobs.empty:
+        return pd.DataFrame(columns=CELL)
     runs = jobs.groupby([*CELL, "seed"])
     seeds = runs.sum(min_count=1).drop(columns=["memory_gb", "gpu_memory_gb"])
     if "train_steps" in seeds:
@@ -67,18 +70,28 @@ def _job(record: dict) -> dict:
     return job
 
 
-def sections(frame: pd.DataFrame, spec: dict, devices: Iterable[str]) -> list[Section]:
-    """A section per dataset of ``spec`` (`qcsbm.specification.cost`); jobs ran on ``devices``."""
+def sections(
+    frame: pd.DataFrame,
+    spec: dict,
+    devices: Iterable[str],
+    failed: dict[tuple[str, str], list[str]],
+) -> list[Section]:
+    """A section per dataset of ``spec`` (`qcsbm.specification.cost`); jobs ran on ``devices``.
+
+    The notes say what ``failed`` (`qcsbm.tables.failures`): its jobs are not counted.
+    """
     columns = [column for column in HEADINGS if column in frame]
-    notes = [f"Device: {', '.join(sorted(set(devices)))}.", *NOTES]
+    where = f"Device: {', '.join(sorted(set(devices)))}." if columns else "Nothing was measured."
     found = []
     for dataset, label in spec["datasets"].items():
+        methods = dict(spec["methods"][dataset])
         rows = frame[frame["dataset"] == dataset].set_index("method")
         cells = [
             [name, *(_text(rows, method, column) for column in columns)]
-            for method, name in spec["methods"][dataset]
+            for method, name in methods.items()
         ]
-        found.append(Section(label, ["Method", *(HEADINGS[c] for c in columns)], cells, notes))
+        below = [where, *NOTES, *notes.failed(failed, dataset, methods)]
+        found.append(Section(label, ["Method", *(HEADINGS[c] for c in columns)], cells, below))
     return found
 
 

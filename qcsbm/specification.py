@@ -10,7 +10,7 @@ are told which specifications these may have, see `qcsbm.agreement`.
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from qcsbm import extractor_weights, layout, outside
+from qcsbm import extractor_weights, layout, outside, paper_rows
 from qcsbm.agreement import digest
 from qcsbm.config import Experiment
 from qcsbm.data import raw
@@ -119,7 +119,7 @@ def sample(experiment: Experiment, dataset: str, method: str, seed: int, sampler
     return {
         **_measured("sample", experiment, dataset, method, seed),
         "protocol": {
-            "train_steps": cell.steps,
+            **_trained(experiment, dataset, method),
             "weights": cell.quality.weights,
             "samples": cell.quality.samples,
             "dequantised": cell.training.dequantise,
@@ -147,7 +147,7 @@ def quality(experiment: Experiment, dataset: str, method: str, seed: int, sample
         "method": method,
         "seed": seed,
         "protocol": {
-            "train_steps": cell.steps,
+            **_trained(experiment, dataset, method),
             "weights": cell.quality.weights,
             "sampler": sampler,
             "extractor": cell.quality.extractor,
@@ -163,7 +163,7 @@ def likelihood(experiment: Experiment, dataset: str, method: str, seed: int) -> 
     cell = experiment.cells[dataset, method]
     return {
         **_measured("likelihood", experiment, dataset, method, seed),
-        "protocol": {"train_steps": cell.steps, **cell.likelihood.model_dump()},
+        "protocol": {**_trained(experiment, dataset, method), **cell.likelihood.model_dump()},
     }
 
 
@@ -172,7 +172,7 @@ def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> d
     return {
         **_measured("asymmetry", experiment, dataset, method, seed),
         "protocol": {
-            "train_steps": cell.steps,
+            **_trained(experiment, dataset, method),
             "dequantised": cell.training.dequantise,
             **cell.asymmetry.model_dump(),
         },
@@ -185,9 +185,20 @@ def metrics(experiment: Experiment) -> dict:
 
 
 def table(experiment: Experiment, name: str) -> dict:
-    """Rows and labels of a table; ``sampler`` is None for the table of NLL and asymmetry."""
+    """Rows and labels of a table; ``sampler`` is None for the table of NLL and asymmetry.
+
+    ``names`` has the labels of all methods, which those of the rows may have started from;
+    ``paper`` the paper's rows on its datasets, see `qcsbm.paper_rows.counterpart`.
+    """
     configured = experiment.tables[name]
     files = table_files(configured)
+    rows = {
+        dataset: {
+            method: paper_rows.counterpart(experiment, dataset, method, configured.sampler)
+            for method in configured.methods
+        }
+        for dataset in experiment.datasets
+    }
     return {
         "version": VERSIONS["table"],
         **_expected(experiment, experiment.datasets, configured.methods, files),
@@ -198,6 +209,11 @@ def table(experiment: Experiment, name: str) -> dict:
                 [method, experiment.cells[dataset, method].label] for method in configured.methods
             ]
             for dataset in experiment.datasets
+        },
+        "names": {dataset: dict(_labels(experiment, dataset)) for dataset in experiment.datasets},
+        "paper": {
+            dataset: {method: row for method, row in of_dataset.items() if row}
+            for dataset, of_dataset in rows.items()
         },
     }
 
@@ -370,6 +386,28 @@ def _measured(stage: str, experiment: Experiment, dataset: str, method: str, see
         **_run(stage, dataset, method, seed, cell),
         **({"outside": {"checkpoint": outside.sha256(imported)}} if imported else {}),
     }
+
+
+def _trained(experiment: Experiment, dataset: str, method: str) -> dict:
+    """How the model that is measured was trained, in flat keys, as it stands beside its numbers.
+
+    Of a model that was imported and not trained any further, that is not known.
+    """
+    cell = experiment.cells[dataset, method]
+    start = [f"{of}@{step}" for of, step in filter(None, experiment.origins(dataset, method))]
+    facts = {
+        "train_steps": cell.steps,
+        "parameterisation": cell.parameterisation,
+        "residual": cell.residual,
+        "started_from": " → ".join(start) or "random weights",
+    }
+    if experiment.chain(dataset, method):
+        facts["training_batch_size"] = cell.training.batch_size
+        if cell.regulariser:
+            keys = cell.regulariser.model_dump()
+            keys["batch_size"] = keys["batch_size"] or cell.training.batch_size
+            facts |= {f"regulariser_{key}": value for key, value in keys.items()}
+    return facts
 
 
 def _model(cell: Cell) -> dict:

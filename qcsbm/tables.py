@@ -1,8 +1,9 @@
 """From records to numbers in tidy form, and from those to tables in Markdown, CSV and LaTeX.
 
 Tables show the mean over seeds ± its standard error; a row of one seed shows no ±. What could not
-be measured is shown as such, with the reason below the table. On the paper's datasets, its numbers
-(``qcsbm/paper/table2.csv``, ``table3.csv``) and the difference stand below.
+be measured is shown as such, with the reason below the table, as are how each model was trained and
+how it was measured. On the paper's datasets, its numbers (``qcsbm/paper/table2.csv``,
+``table3.csv``) and the difference stand below, for models that are those of the paper.
 
 References:
     On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023),
@@ -18,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from qcsbm import failure
+from qcsbm import failure, notes
 from qcsbm.errors import BadInput
 from qcsbm.pages import Section
 
@@ -43,20 +44,8 @@ HEADINGS = {
 }
 LIKELIHOOD_METRICS = ["nll", "asym", "nasym"]
 QUALITY_METRICS = ["nfe", "fid", "fd", "is", "cs", "precision", "recall"]
-# What a reader needs to know of a protocol, in this order.
-PROTOCOL_NOTES = {
-    "likelihood": ["weights", "divergence", "rtol", "atol"],
-    "asymmetry": ["weights", "estimator", "probes", "levels"],
-    "sample": ["weights", "sampler", "steps", "snr", "corrector_steps", "rtol", "atol"],
-    "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
-}
-# Table 2's QC and Table 3's are two trainings.
-PAPER_METHODS = {
-    "c": "C-NCSN++",
-    "u": "U-NCSN++",
-    "qc": "QC-NCSN++",
-    "qc_k16": "QC-NCSN++",
-}
+# The rows of the paper's tables, by kind of model.
+PAPER_METHODS = {"c": "C-NCSN++", "u": "U-NCSN++", "qc": "QC-NCSN++"}
 
 
 @dataclass(frozen=True)
@@ -136,35 +125,40 @@ def build(frame: pd.DataFrame, spec: dict, failed: dict[tuple[str, str], list[st
     """
     sampler = spec["sampler"]
     wanted = QUALITY_METRICS if sampler else LIKELIHOOD_METRICS
-    if sampler:
+    if sampler and not frame.empty:
         frame = frame[frame["sampler"] == sampler]
     blocks = []
     for dataset, label in spec["datasets"].items():
-        rows = frame[(frame["dataset"] == dataset) & frame["metric"].isin(wanted)]
         methods = dict(spec["methods"][dataset])
+        rows = frame[(frame["dataset"] == dataset) & frame["metric"].isin(wanted)]
+        rows = rows[rows["method"].isin(methods)]
         metrics = [metric for metric in wanted if (rows["metric"] == metric).any()]
-        cells, seeds = {}, {}
+        cells, counts = {}, {}
         for method in methods:
-            of_method = rows[rows["method"] == method]
-            seeds[method] = of_method["seed"].nunique()
             for metric in metrics:
-                values = of_method.loc[of_method["metric"] == metric, "value"]
+                chosen = (rows["method"] == method) & (rows["metric"] == metric)
+                values = rows.loc[chosen, "value"]
+                counts[method, metric] = len(values)
                 cells[method, metric] = over_seeds(values) if len(values) else None
-        notes = _notes(rows, methods, seeds, cells)
-        notes += [
-            f"{name}, {reason}."
-            for method, name in methods.items()
-            for reason in failed.get((dataset, method), [])
+        seeds = {
+            method: max((counts[method, metric] for metric in metrics), default=0)
+            for method in methods
+        }
+        paper, left_out = _of_the_paper(spec["paper"][dataset], methods, sampler)
+        below = [
+            *notes.seeds(counts, seeds, methods),
+            *notes.training(rows, methods, spec["names"][dataset]),
+            *notes.protocol(rows, methods),
+            *notes.failed(failed, dataset, methods),
+            *left_out,
         ]
-        # Precision and recall, too, are comparable only where the network is the paper's.
-        beside = printed(dataset, sampler) if not sampler or "fid" in metrics else {}
-        paper = {key: text for key, text in beside.items() if cells.get(key)}
-        blocks.append(Block(dataset, label, methods, metrics, cells, seeds, notes, paper))
+        paper = {key: text for key, text in paper.items() if cells.get(key)}
+        blocks.append(Block(dataset, label, methods, metrics, cells, seeds, below, paper))
     return blocks
 
 
 def printed(dataset: str, sampler: str | None) -> dict[tuple[str, str], str]:
-    """What the paper prints for ``dataset``, by our method and metric, with its digits."""
+    """What the paper prints for ``dataset``, by kind of model and metric, with its digits."""
     table = pd.read_csv(
         files("qcsbm") / "paper" / ("table3.csv" if sampler else "table2.csv"), dtype=str
     ).rename(columns={"nll_bpd": "nll"})
@@ -173,41 +167,37 @@ def printed(dataset: str, sampler: str | None) -> dict[tuple[str, str], str]:
         table = table[table["sampler"] == sampler]
     rows = table.set_index("method").drop(columns=["dataset", "sampler"], errors="ignore")
     return {
-        (method, metric): rows.loc[theirs, metric]
-        for method, theirs in PAPER_METHODS.items()
+        (kind, metric): rows.loc[theirs, metric]
+        for kind, theirs in PAPER_METHODS.items()
         if theirs in rows.index
         for metric in rows.columns
     }
 
 
-def _notes(rows: pd.DataFrame, methods: dict, seeds: dict, cells: dict) -> list[str]:
-    counts = sorted(set(seeds.values()))
-    notes = [f"Seeds per row: {', '.join(map(str, counts))}."]
-    if 1 in counts:
-        notes.append(
-            "A row of one seed has no standard error over seeds; the error within its run is in "
-            "`metrics.csv`."
-        )
-    for stage, keys in PROTOCOL_NOTES.items():
-        of_stage = rows[rows["stage"] == stage]
-        described = []
-        for key in keys:
-            values = of_stage[key].dropna().unique() if key in of_stage else []
-            if len(values):
-                text = " / ".join(_plain(value) for value in values)
-                described.append(f"{key.replace('_', ' ')} {text}")
-        if described:
-            notes.append(f"{stage.capitalize()}: {', '.join(described)}.")
-    notes += [
-        f"{methods[method]}: {metric} was not measured."
-        for (method, metric), cell in cells.items()
-        if cell is None
-    ]
-    return notes
+def _of_the_paper(
+    rows: dict[str, dict], methods: dict[str, str], sampler: str | None
+) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """What the paper prints for the methods that are its own, and why not for others.
 
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    ``rows`` are those of `qcsbm.paper_rows.counterpart`.
+    """
+    paper, left_out = {}, []
+    for method, row in rows.items():
+        theirs = {
+            metric: text
+            for (kind, metric), text in printed(row["dataset"], sampler).items()
+            if kind == row["kind"]
+        }
+        if theirs and row["differences"]:
+            first, rest = row["differences"][:3], row["differences"][3:]
+            more = f", and {len(rest)} more" if rest else ""
+            left_out.append(
+                f"{methods[method]}: the numbers of the paper's {PAPER_METHODS[row['kind']]} do "
+                f"not stand beside it, as it is another: {', '.join(first)}{more}."
+            )
+        else:
+            paper |= {(method, metric): text for metric, text in theirs.items()}
+    return paper, left_out
 
 
 def format_value(mean: float, stderr: float | None) -> str:

@@ -62,8 +62,10 @@ def test_a_model_that_was_not_trained_here_has_no_cost_of_training():
         "datasets": {"digits": "Digits"},
         "methods": {"digits": [["u", "U"], ["qc", "QC"], ["c", "C"]]},
     }
-    (section,) = sections(frame, spec, ["cpu"])
+    failed = {("digits", "c"): ["seed 0: it diverged"], ("patches", "u"): ["seed 0: not here"]}
+    (section,) = sections(frame, spec, ["cpu", "cpu"], failed)
     table = pd.DataFrame(section.rows, columns=section.columns).set_index("Method")
     assert list(table["Training steps/s"]) == ["2.50", "—", "—"]
     assert list(table["PC calls/sample"]) == ["20", "20", "—"]
     assert section.heading == "Digits" and "Device: cpu." in section.notes
+    assert section.notes[-1] == "C, seed 0: it diverged."

@@ -49,6 +49,8 @@ def test_a_table_shows_the_numbers_that_there_are_and_why_others_are_not(tmp_pat
         "sampler": None,
         "datasets": {"digits": "Digits"},
         "methods": {"digits": [["c", "C"], ["u", "U"]]},
+        "names": {"digits": {"c": "C", "u": "U"}},
+        "paper": {"digits": {}},
     }
     (block,) = tables.build(tables.tidy(records), spec, tables.failures(records))
     assert block.cells["u", "nll"] == (2.5, None) and block.cells["c", "nll"] is None

@@ -74,6 +74,29 @@ def test_picture_of_figure_1_draws_as_many_steps_as_the_table_has(table, starts,
     assert [len(line.get_xdata()) for line in rotational.lines[:10]] == [239] * 10
     drawn = {line.get_label(): list(line.get_ydata()) for line in by_epsilon.lines}
     assert drawn["non-conservative"] == [4, 5, 6, 57, 121, 238]
+    assert drawn["conservative"] == [2, 3, 3, 4, 5, 16]
+    epsilons = [0.5, 0.75, 1.0, 1.5, 1.75, 2.25]
+    assert by_epsilon.lines[0].get_xdata() == pytest.approx(epsilons)
+
+
+def test_picture_of_figure_1_draws_the_mean_between_the_smallest_and_the_largest(table):
+    rows = [
+        (field, motivation.EPSILON, h, seed, base + 10 * h * 1e3 + added, True)
+        for field, base in (("conservative", 0), ("non-conservative", 100))
+        for h in SIZES
+        for seed, added in enumerate((1, 2, 6))
+    ]
+    starts = pd.DataFrame(rows, columns=["field", "epsilon", "h", "seed", "steps", "arrived"])
+    axes = motivation.figure1(table, starts).axes[3]
+    for i, (field, base) in enumerate((("conservative", 0), ("non-conservative", 100))):
+        (line,) = [line for line in axes.lines if line.get_label() == field]
+        assert list(line.get_xdata()) == list(SIZES)
+        assert line.get_ydata() == pytest.approx([base + 53, base + 128])
+        outline = axes.collections[i].get_paths()[0].vertices
+        lower, upper = (
+            float(edge) for edge in np.sort(outline[outline[:, 0] == 0.005, 1])[[0, -1]]
+        )
+        assert (lower, upper) == (base + 51, base + 56)
 
 
 def test_table_of_figure_4_has_a_row_per_seed_and_the_tied_case(trends):
@@ -89,12 +112,25 @@ def test_table_of_figure_4_has_a_row_per_seed_and_the_tied_case(trends):
 def test_picture_of_figure_4_shows_every_seed_in_the_colour_of_its_route(trends):
     trend, tied = trends
     figure = motivation.figure4(trend, ["parallel", "none", "merged"], tied)
-    l_qc, _, untying, angle = figure.axes
+    l_qc, asymmetry, untying, angle = figure.axes
     lines = [line for line in untying.lines if len(line.get_xdata())]
     colours = [motivation.ROUTES[route][0] for route in ("parallel", "merged", "none")]
     assert [line.get_color() for line in lines] == [*colours, style.BLACK]
     np.testing.assert_array_equal(lines[1].get_ydata(), trend.untying[:, 2])
     assert (lines[3].get_ydata() == 0).all()
     assert l_qc.get_yscale() == "symlog"
-    drawn = angle.lines[0].get_ydata()
-    np.testing.assert_array_equal(drawn, torch.maximum(*trend.angle[:, 0].unbind(1)))
+    angles, of_tied = (torch.maximum(*t.angle.unbind(2)) for t in (trend, tied))
+    drawn = [
+        (l_qc, trend.l_qc, tied.l_qc),
+        (asymmetry, trend.asymmetry, tied.asymmetry),
+        (untying, trend.untying, tied.untying),
+        (angle, angles, of_tied),
+    ]
+    for axes, values, last in drawn:
+        expected = [*values[:, [0, 2, 1]].T, last[:, 0]]
+        lines = [line for line in axes.lines if len(line.get_xdata())]
+        for line, curve in zip(lines, expected, strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), curve)
+        outline = axes.collections[0].get_paths()[0].vertices
+        end = outline[outline[:, 0] == trend.steps[-1].item(), 1]
+        assert (end.min(), end.max()) == (values[-1].min(), values[-1].max())

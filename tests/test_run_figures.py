@@ -13,6 +13,8 @@ from qcsbm import agreement, failure
 from qcsbm.figures import frames, runs, style
 
 METHODS = {"c": "C", "u": "U", "qc": "QC"}
+# What a quantity has on top at each of three seeds: the mean, 3, is not the median, 2.
+BY_SEED = (1.0, 2.0, 6.0)
 CONTROLS = {"c": "u", "qc": "u"}
 
 
@@ -31,22 +33,24 @@ def write_record(folder, name, stage, method, seed, **parts):
 def levels():
     rows = []
     for method, scale in (("c", 1e-12), ("u", 1.0), ("qc", 0.5)):
-        for seed in (0, 1):
+        for seed, factor in enumerate(BY_SEED):
             for t in (0.0, 0.5):
-                asym = 100 * scale * (1 - t) * (1 + seed)
-                rows.append((method, seed, t, asym, asym / 1000))
-    return pd.DataFrame(rows, columns=["method", "seed", "t", "asym", "nasym"])
+                asym, nasym = 100 * scale * (1 - t) * factor, scale**2 * (1 + t) * factor**2 / 1000
+                errors = asym / 7, nasym / 7
+                rows.append((method, seed, t, asym, errors[0], nasym, errors[1]))
+    columns = ["method", "seed", "t", "asym", "asym_stderr", "nasym", "nasym_stderr"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @pytest.fixture
 def curves():
     rows = []
     for method, first, shift in (("c", 10, 2.0), ("u", 10, 0.0), ("qc", 30, -0.01)):
-        for seed in (0, 1):
+        for seed, added in enumerate(BY_SEED):
             for step in range(first, 60, 10):
-                qc = 5.0 + seed if method == "qc" else np.nan
-                rows.append((method, seed, step, 100 / step + seed + shift, qc))
-    return pd.DataFrame(rows, columns=["method", "seed", "step", "dsm", "qc"])
+                qc = step + 2 * added if method == "qc" else np.nan
+                rows.append((method, seed, step, 100 / step + added + shift, qc, 7.0 * step))
+    return pd.DataFrame(rows, columns=["method", "seed", "step", "dsm", "qc", "grad_norm"])
 
 
 @pytest.fixture
@@ -54,8 +58,9 @@ def metrics():
     rows = []
     for metric, sampler in (("nll", np.nan), ("fd", "pc"), ("fd", "ode"), ("nll_nfe", np.nan)):
         for i, method in enumerate(METHODS):
-            for seed in range(3):
-                rows.append((method, seed, metric, 10.0 * i + seed, sampler))
+            for seed, added in enumerate(BY_SEED):
+                value = 10.0 * i + added + (100 if sampler == "ode" else 0)
+                rows.append((method, seed, metric, value, sampler))
     return pd.DataFrame(rows, columns=["method", "seed", "metric", "value", "sampler"])
 
 
@@ -139,25 +144,60 @@ def test_samples_have_the_real_images_above_and_white_at_the_highest_level(tmp_p
     assert [float(picture[0, 0, 0]) for picture in pictures] == [1.0, 0.0, 0.5]
 
 
+def band(axes, index=0):
+    """The lower and the upper edge of a band, by x."""
+    edges = {}
+    for x, y in axes.collections[index].get_paths()[0].vertices.tolist():
+        edges.setdefault(x, set()).add(y)
+    return {x: (min(ys), max(ys)) for x, ys in edges.items()}
+
+
 def test_asymmetry_shows_mean_and_range_and_names_what_has_none(levels):
     figure = runs.asymmetry(levels, METHODS, CONTROLS)
     asym, nasym, ratio = figure.axes
-    assert drawn(asym, "u")[0].get_ydata().tolist() == [150.0, 75.0]
-    assert drawn(ratio, "qc")[0].get_ydata() == pytest.approx([0.5, 0.5])
+    titles = ["Asym", "NAsym", "NAsym, multiple of the control's"]
+    assert [axes.get_title() for axes in figure.axes] == titles
+    assert drawn(asym, "u")[0].get_xdata().tolist() == [0.0, 0.5]
+    assert drawn(asym, "u")[0].get_ydata() == pytest.approx([300.0, 150.0])
+    assert drawn(asym, "qc")[0].get_ydata() == pytest.approx([150.0, 75.0])
+    # The mean of the squares 1, 4 and 36.
+    assert drawn(nasym, "u")[0].get_ydata() == pytest.approx([41e-3 / 3, 61.5e-3 / 3])
+    assert drawn(nasym, "qc")[0].get_ydata() == pytest.approx([41e-3 / 12, 61.5e-3 / 12])
+    # Of Asym it would be 0.5.
+    assert drawn(ratio, "qc")[0].get_ydata() == pytest.approx([0.25, 0.25])
     assert not drawn(asym, "c") and not drawn(ratio, "u")
     assert legend(figure) == ["C (0 up to rounding)", "U", "QC"]
-    bottom, top = np.sort(asym.collections[0].get_paths()[0].vertices[:, 1])[[0, -1]]
-    assert (bottom, top) == (50.0, 200.0)
+    assert band(asym) == {0.0: (100.0, 600.0), 0.5: (50.0, 300.0)}
+    assert band(nasym)[0.0] == pytest.approx((1e-3, 36e-3))
+
+
+def test_multiple_of_the_control_is_that_of_the_same_seed(levels):
+    levels.loc[(levels["method"] == "qc") & (levels["seed"] == 2), "nasym"] *= 7
+    axes = runs.asymmetry(levels, METHODS, CONTROLS).axes[2]
+    # Ratios of 1/4, 1/4 and 7/4; the ratio of the means is another.
+    assert drawn(axes, "qc")[0].get_ydata() == pytest.approx([0.75, 0.75])
+    assert band(axes)[0.5] == pytest.approx((0.25, 1.75))
 
 
 def test_learning_curve_of_a_fine_tuned_model_starts_at_its_checkpoint(curves):
     figure = runs.learning_curves(curves, METHODS, CONTROLS)
     dsm, difference, qc = figure.axes
-    assert drawn(dsm, "u")[0].get_xdata().tolist() == [10, 20, 30, 40, 50]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "DSM",
+        "DSM, difference to the control's",
+        "σ² $L_{QC}$",
+    ]
+    steps = np.arange(10, 60, 10)
+    assert drawn(dsm, "u")[0].get_xdata().tolist() == steps.tolist()
+    assert drawn(dsm, "u")[0].get_ydata() == pytest.approx(100 / steps + 3)
     assert drawn(dsm, "qc")[0].get_xdata().tolist() == [30, 40, 50]
+    assert drawn(dsm, "qc")[0].get_ydata() == pytest.approx(100 / steps[2:] + 2.99)
+    assert band(dsm, 1)[10.0] == pytest.approx((11.0, 16.0))
     assert drawn(difference, "qc")[0].get_ydata() == pytest.approx([-0.01] * 3)
     assert drawn(difference, "c")[0].get_ydata() == pytest.approx([2.0] * 5)
-    assert drawn(qc, "qc")[0].get_ydata().tolist() == [5.5] * 3
+    assert drawn(qc, "qc")[0].get_xdata().tolist() == [30, 40, 50]
+    assert drawn(qc, "qc")[0].get_ydata().tolist() == [36.0, 46.0, 56.0]
+    assert band(qc)[40.0] == (42.0, 52.0)
     assert not drawn(qc, "u")
 
 
@@ -178,15 +218,17 @@ def test_metrics_by_seed_draws_every_value_with_the_t_interval_of_the_mean(metri
     titles = [axes.get_title() for axes in shown]
     assert titles == ["NLL (bits/dim) ↓", "FD ↓, ODE", "FD ↓, PC"]
     points, interval, mean = drawn(shown[0], "qc")
-    assert points.get_ydata().tolist() == [20.0, 21.0, 22.0]
-    # Standard deviation 1; Student's quantile at 0.975 with two degrees of freedom is 4.3027.
-    half_width = 4.302653 / np.sqrt(3)
-    assert interval.get_ydata() == pytest.approx([21 - half_width, 21 + half_width])
-    assert mean.get_ydata()[0] == 21.0
+    assert points.get_ydata().tolist() == [21.0, 22.0, 26.0]
+    # Variance 7; Student's quantile at 0.975 with two degrees of freedom is 4.3027.
+    half_width = 4.302653 * np.sqrt(7 / 3)
+    assert interval.get_ydata() == pytest.approx([23 - half_width, 23 + half_width])
+    assert mean.get_ydata()[0] == 23.0
     joined = [line for line in shown[0].lines if line.get_color() == "#cccccc"]
     assert [line.get_ydata().tolist() for line in joined] == [
-        [0.0 + seed, 10.0 + seed, 20.0 + seed] for seed in range(3)
+        [0.0 + added, 10.0 + added, 20.0 + added] for added in BY_SEED
     ]
+    assert drawn(shown[1], "u")[0].get_ydata().tolist() == [111.0, 112.0, 116.0]
+    assert drawn(shown[2], "u")[0].get_ydata().tolist() == [11.0, 12.0, 16.0]
 
 
 def test_one_seed_has_points_and_no_interval(metrics):
@@ -212,7 +254,10 @@ def test_quality_stands_at_the_seconds_of_its_run(metrics):
     assert figure.axes[0].get_xlabel() == "CPU seconds of training"
     (points,) = drawn(figure.axes[2], "qc")
     assert points.get_xdata().tolist() == [200.0, 201.0, 202.0]
-    assert points.get_ydata().tolist() == [20.0, 21.0, 22.0]
+    assert points.get_ydata().tolist() == [21.0, 22.0, 26.0]
+    (points,) = drawn(figure.axes[1], "c")
+    assert points.get_xdata().tolist() == [0.0, 1.0, 2.0]
+    assert points.get_ydata().tolist() == [101.0, 102.0, 106.0]
 
 
 def test_without_seconds_of_training_no_quality_is_drawn(metrics):

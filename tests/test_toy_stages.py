@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.quiver import Quiver
 
 from qcsbm import specification
 from qcsbm.experiments import toy
@@ -101,6 +102,18 @@ def test_picture_is_drawn_from_the_exact_density_and_the_models(folder, tmp_path
     cell_area = (16 / 39) ** 2
     assert exact.density.sum() * cell_area == pytest.approx(1, abs=0.02)
     figure = pictures.examples(exact, np.zeros((5, 2)), models)
+    scores = [exact.score, *(model["score"] for model in models.values())]
+    for axes, score in zip(figure.axes[:4], scores, strict=True):
+        (arrows,) = (c for c in axes.collections if isinstance(c, Quiver))
+        shown = score[1 :: pictures.EVERY, 1 :: pictures.EVERY].reshape(-1, 2)
+        angle = np.arctan2(arrows.V, arrows.U) - np.arctan2(shown[:, 1], shown[:, 0])
+        assert np.cos(angle) == pytest.approx(1)
+    samples = [
+        np.zeros((5, 2)),
+        *(model["samples"][: pictures.POINTS] for model in models.values()),
+    ]
+    for axes, points in zip(figure.axes[8:12], samples, strict=True):
+        np.testing.assert_array_equal(axes.lines[0].get_xydata(), points)
     curls = [figure.axes[i].images[0] for i in (5, 6, 7)]
     limit = pictures.curl_limit(models)
     for image, model in zip(curls, models.values(), strict=True):

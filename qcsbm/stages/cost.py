@@ -6,6 +6,7 @@ from pathlib import Path
 from qcsbm import costs, failure, pages
 from qcsbm.files import write_text
 from qcsbm.stages.aggregation import add_records, read_records
+from qcsbm.tables import failures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,8 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     by_path, _ = read_records(arguments)
-    records = [record for record in by_path.values() if failure.KEY not in record]
-    frame = costs.costs(records)
-    devices = {record["provenance"]["device"] for record in records}
+    records = list(by_path.values())
+    measured = [record for record in records if failure.KEY not in record]
+    frame = costs.costs(measured)
+    devices = {record["provenance"]["device"] for record in measured}
+    sections = costs.sections(frame, arguments.spec, devices, failures(records))
     write_text(f"{arguments.table}.csv", frame.to_csv(index=False))
-    pages.write(arguments.table, "Costs", costs.sections(frame, arguments.spec, devices))
+    pages.write(arguments.table, "Costs", sections)
