@@ -5,7 +5,7 @@
 Features have 2 048 dimensions and a spectrum that falls over six decades. Times are taken in turn,
 with one BLAS thread, as in a job of the workflow (prdc starts eight threads of its own). Peak
 memory, without the features, is that of a process of its own each: of all 50 000 features for the
-statistics and the standard error; for precision and recall that of 50 000 × 50 000 is extrapolated
+estimate of the distance with its error and extrapolation; for precision and recall that of 50 000 × 50 000 is extrapolated
 from two smaller sizes, the larger twice the smaller, growing with N here and with N² in prdc. Linux
 only.
 
@@ -36,7 +36,7 @@ from qcsbm.metrics.frechet import (
     FeatureStatistics,
     feature_statistics,
     frechet_distance,
-    frechet_standard_error,
+    frechet_estimate,
 )
 from qcsbm.metrics.prdc import precision_recall
 
@@ -96,11 +96,11 @@ def peak_of_pairs(function, n: int) -> float:
     return high_water_mark() - before
 
 
-def peak_of_statistics(n: int) -> float:
+def peak_of_estimate(n: int) -> float:
     x, b = features(0, n), FeatureStatistics(np.ones(D), np.eye(D))
     before = high_water_mark()
     with threadpool_limits(1):
-        frechet_standard_error(x, feature_statistics(x), b)
+        frechet_estimate(x, b)
     return high_water_mark() - before
 
 
@@ -148,17 +148,16 @@ def main() -> None:
         "ours": Peaks.measure(our_precision_recall, 2 * n, power=1),
         "prdc": Peaks.measure(peer_precision_recall, n, power=2),
     }
-    statistics_peak = alone(peak_of_statistics, N)
+    estimate_peak = alone(peak_of_estimate, N)
     with threadpool_limits(1):
         a, b = (correlated_statistics(seed, arguments.features) for seed in (0, 1))
         x = features(2, arguments.features)
-        x_statistics = feature_statistics(x)
         wall, cpu, value = in_turn(
             {
                 "distance": lambda: frechet_distance(a, b),
                 "pytorch-fid": lambda: peer_distance(a, b),
                 "statistics": lambda: feature_statistics(x),
-                "standard error": lambda: frechet_standard_error(x, x_statistics, b),
+                "estimate": lambda: frechet_estimate(x, b),
             },
             arguments.repetitions,
         )
@@ -176,7 +175,7 @@ def main() -> None:
     print(f"{'':>18} {'wall s':>8} {'CPU s':>8}")
     for name, seconds in (wall | pairs_wall).items():
         print(f"{name:>18} {seconds:8.2f} {(cpu | pairs_cpu)[name]:8.2f}")
-    print(f"peak memory, MB: statistics and standard error of {N} features {statistics_peak:.0f}")
+    print(f"peak memory, MB: estimate from {N} features {estimate_peak:.0f}")
     for name, peaks in measured.items():
         print(
             f"{name} of {peaks.n // 2}, {peaks.n} and, extrapolated, {N} features of each kind: "
@@ -188,11 +187,11 @@ def main() -> None:
         "distance_ratio": wall["pytorch-fid"] / wall["distance"],
         "relative_difference": relative,
         "statistics_s": wall["statistics"],
-        "standard_error_s": wall["standard error"],
+        "estimate_s": wall["estimate"],
         "pair_us": 1e6 * pairs_wall["precision, recall"] / n**2,
         "prdc_pair_us": 1e6 * pairs_wall["prdc"] / n**2,
         "same_shares": shares["precision, recall"] == shares["prdc"],
-        "statistics_peak_mb": statistics_peak,
+        "estimate_peak_mb": estimate_peak,
         "peak_mb": measured["ours"].extrapolated,
         "prdc_peak_mb": measured["prdc"].extrapolated,
         "machine": platform.processor() or platform.machine(),

@@ -23,7 +23,7 @@ VERSIONS = {
     "import_checkpoint": 1,
     "sample": 2,
     "features": 3,
-    "quality": 4,
+    "quality": 5,
     "likelihood": 2,
     "asymmetry": 2,
     "metrics": 1,

@@ -1,18 +1,21 @@
 import tracemalloc
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 import scipy.linalg
 from pytorch_fid.fid_score import calculate_frechet_distance
-from scipy.stats import chi2, ortho_group
+from scipy.stats import binom, chi2, ortho_group
 
 from qcsbm.metrics import frechet
 from qcsbm.metrics.frechet import (
     FeatureStatistics,
     feature_statistics,
     frechet_distance,
-    frechet_standard_error,
+    frechet_estimate,
+    influence,
 )
+from qcsbm.metrics.order import by_content
 
 
 def gaussian(mean, covariance):
@@ -43,18 +46,23 @@ def test_statistics_refuse_one_feature_and_values_that_are_not_finite():
             feature_statistics(features)
 
 
-def test_blocks_change_neither_statistics_nor_standard_error(monkeypatch):
+def jackknife(features, a, b):
+    """Standard error of the extrapolated distance: that of the mean of the influences."""
+    return influence(features, a, b).std(ddof=1) / np.sqrt(len(features))
+
+
+def test_blocks_change_neither_statistics_nor_influence(monkeypatch):
     rng = np.random.default_rng(0)
     x, y = (correlated(rng, 301, 6).astype(np.float32) for _ in range(2))
     a, b = feature_statistics(x), feature_statistics(y)
-    error = frechet_standard_error(x, a, b)
+    error = jackknife(x, a, b)
     for block in (1, 7, 300):
         monkeypatch.setattr(frechet, "BLOCK", block)
         blockwise = feature_statistics(x)
         # Sums of 301 terms in another order.
         np.testing.assert_array_equal(blockwise.mean, a.mean)
         np.testing.assert_allclose(blockwise.covariance, a.covariance, rtol=1e-13, atol=1e-13)
-        assert frechet_standard_error(x, a, b) == pytest.approx(error, rel=1e-13)
+        assert jackknife(x, a, b) == pytest.approx(error, rel=1e-13)
 
 
 def test_features_are_never_held_in_float64_as_a_whole(monkeypatch):
@@ -63,7 +71,7 @@ def test_features_are_never_held_in_float64_as_a_whole(monkeypatch):
     monkeypatch.setattr(frechet, "BLOCK", 500)
     tracemalloc.start()
     try:
-        frechet_standard_error(x, feature_statistics(x), b)
+        jackknife(x, feature_statistics(x), b)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -171,60 +179,110 @@ def test_distance_of_a_singular_gaussian_in_a_rotated_subspace_is_the_closed_for
 def test_constant_features_have_the_distance_of_a_point():
     a, b = feature_statistics(np.ones((5, 3))), gaussian([1, 1, 4], np.diag([1, 2, 3]))
     assert frechet_distance(a, b) == frechet_distance(b, a) == 9 + 6
-    assert frechet_standard_error(np.ones((5, 3)), a, b) == 0
+    assert jackknife(np.ones((5, 3)), a, b) == 0
 
 
-def draws_and_errors(draw, b, repeats):
-    """Distances to ``b`` of independent draws of features, and their standard errors."""
-    distances, errors = [], []
-    for _ in range(repeats):
-        x = draw()
-        a = feature_statistics(x)
-        distances.append(frechet_distance(a, b))
-        errors.append(frechet_standard_error(x, a, b))
-    return np.array(distances), np.array(errors)
+SCALES = np.logspace(0, -1.5, 32)  # standard deviations of features, as unequal as a network's
+
+
+def draw(rng, n, shift, heavy_tails):
+    """Features (n, 32) with known moments, see `truth`."""
+    z = rng.laplace(size=(n, 32)) / 2**0.5 if heavy_tails else rng.standard_normal((n, 32))
+    return SCALES * z + shift
+
+
+def truth(shift):
+    """The distance of infinitely many features of `draw` to a reference, and that reference."""
+    a, b = (gaussian(np.full(32, m), np.diag(s * SCALES**2)) for m, s in ((shift, 1), (0, 1.3)))
+    return frechet_distance(a, b), b
 
 
 @pytest.mark.parametrize("heavy_tails", [False, True])
-@pytest.mark.parametrize("shift", [0.0, 3.0])
-def test_standard_error_is_the_spread_of_independent_draws(heavy_tails, shift):
+@pytest.mark.parametrize("shift", [0.0, 0.3])  # the bias is 3 and 0.8 standard deviations
+def test_errors_are_the_spread_of_draws_and_the_extrapolation_has_no_bias(shift, heavy_tails):
     rng = np.random.default_rng(0)
-    d, n, repeats = 4, 1000, 400
-    mixing = rng.standard_normal((d, d))
-    b = gaussian(np.full(d, shift), 0.3 * np.eye(d) + 0.1)
-
-    def draw():
-        z = rng.laplace(size=(n, d)) if heavy_tails else rng.standard_normal((n, d))
-        return z @ mixing
-
-    distances, errors = draws_and_errors(draw, b, repeats)
-    # (R - 1) s^2 / sigma^2 is chi-square for a normal statistic; 1e-4 on each side, and 3 % for
-    # the terms of order 1 / N that a linearisation leaves out.
+    n, repeats = 512, 300
+    expected, b = truth(shift)
+    estimates = [frechet_estimate(draw(rng, n, shift, heavy_tails), b) for _ in range(repeats)]
+    distance, stderr, infinity, infinity_stderr = np.array(
+        [(e.distance, e.stderr, e.infinity, e.infinity_stderr) for e in estimates]
+    ).T
+    # (R - 1) s^2 / sigma^2 is chi-square for a normal statistic; 1e-4 on each side, and 10 % for
+    # what is of third order (D / n = 1 / 16).
     low, high = np.sqrt(chi2.ppf([1e-4, 1 - 1e-4], repeats - 1) / (repeats - 1))
-    ratio = distances.std(ddof=1) / np.sqrt(np.mean(errors**2))
-    assert low - 0.03 < ratio < high + 0.03
+    covered = binom.ppf([1e-4, 1 - 1e-4], repeats, 0.95) / repeats
+    for values, errors, centre in (
+        (distance, stderr, distance.mean()),
+        (infinity, infinity_stderr, expected),
+    ):
+        ratio = values.std(ddof=1) / np.sqrt(np.mean(errors**2))
+        assert 0.9 * low < ratio < 1.1 * high
+        # An error that is estimated, and a skewed statistic, cost 2 %.
+        share = np.mean(np.abs(values - centre) < 1.96 * errors)
+        assert covered[0] - 0.02 < share < covered[1]
+    bias = (distance.mean() - expected) / distance.std(ddof=1)
+    left = (infinity.mean() - expected) / infinity.std(ddof=1)
+    assert abs(left) < 0.1 + 4 / np.sqrt(repeats) < 0.5 < bias
 
 
-def test_standard_error_in_one_dimension_is_the_closed_form():
+def test_extrapolation_is_that_of_two_halves_and_its_errors_those_of_influences():
+    x, b = draw(np.random.default_rng(0), 100, 0.3, heavy_tails=True), truth(0.3)[1]
+    estimate = frechet_estimate(x, b)
+    halves = [x[half] for half in (by_content(x)[::2], by_content(x)[1::2])]
+    parts = [feature_statistics(half) for half in halves]
+    distances = [frechet_distance(part, b) for part in parts]
+    assert estimate.distance == frechet_distance(feature_statistics(x), b)
+    expected = 2 * estimate.distance - (distances[0] + distances[1]) / 2
+    assert estimate.infinity == pytest.approx(expected, rel=1e-12)
+    assert estimate.infinity_stderr == pytest.approx(jackknife(x, feature_statistics(x), b))
+    covariances = [np.cov(*(influence(half, p, b) for p in parts))[0, 1] for half in halves]
+    of_singles = np.mean(covariances) / 100
+    assert 0 < of_singles < estimate.infinity_stderr**2
+    variance = (estimate.infinity_stderr**2 + of_singles) / 2
+    assert estimate.stderr == pytest.approx(variance**0.5, rel=1e-12)
+
+
+def test_estimate_does_not_depend_on_the_order_of_features():
+    rng = np.random.default_rng(0)
+    x, b = correlated(rng, 101, 6).astype(np.float32), gaussian(np.zeros(6), np.eye(6))
+    estimate = frechet_estimate(x, b)
+    for _ in range(3):
+        # Sums of 101 terms in another order.
+        assert astuple(frechet_estimate(rng.permutation(x), b)) == pytest.approx(
+            astuple(estimate), rel=1e-11
+        )
+
+
+def test_estimate_of_fewer_features_than_dimensions_is_finite_and_of_three_is_refused():
+    rng = np.random.default_rng(0)
+    x, b = correlated(rng, 20, 30), gaussian(np.zeros(30), np.eye(30))
+    estimate = frechet_estimate(x, b)
+    assert np.isfinite(astuple(estimate)).all() and 0 < estimate.stderr <= estimate.infinity_stderr
+    assert estimate.infinity < estimate.distance
+    with pytest.raises(ValueError, match="found 3 of them, expected at least 4"):
+        frechet_estimate(x[:3], b)
+
+
+def test_influence_in_one_dimension_is_the_closed_form():
     # d^2 = (m1 - m2)^2 + (s1 - s2)^2, so IF(x) = 2 (m1 - m2)(x - m1) + (1 - s2 / s1)(x - m1)^2.
     x = np.random.default_rng(0).gamma(2.0, size=(100, 1))
     a, b = feature_statistics(x), gaussian([1.0], [[0.25]])
     c = x[:, 0] - x.mean()
     influence = 2 * (x.mean() - 1) * c + (1 - 0.5 / x.std(ddof=1)) * c**2
     expected = influence.std(ddof=1) / 10
-    assert frechet_standard_error(x, a, b) == pytest.approx(expected, rel=1e-12)
+    assert jackknife(x, a, b) == pytest.approx(expected, rel=1e-12)
 
 
-def test_standard_error_of_features_in_a_subspace_is_that_inside_it():
+def test_influence_of_features_in_a_subspace_is_that_inside_it():
     rng = np.random.default_rng(0)
     x, x_embedded = embedded(rng, 200, 5, 40)
     y, y_embedded = embedded(rng, 200, 5, 40)
-    expected = frechet_standard_error(x, feature_statistics(x), feature_statistics(y))
+    expected = jackknife(x, feature_statistics(x), feature_statistics(y))
     a, b = feature_statistics(x_embedded), feature_statistics(y_embedded)
-    assert frechet_standard_error(x_embedded, a, b) == pytest.approx(expected, rel=1e-6)
+    assert jackknife(x_embedded, a, b) == pytest.approx(expected, rel=1e-6)
 
 
-def test_standard_error_ignores_what_the_reference_varies_by_outside_the_features_span():
+def test_influence_ignores_what_the_reference_varies_by_outside_the_features_span():
     # The transport from a singular Gaussian sees the reference only through S1^1/2 S2 S1^1/2.
     rng = np.random.default_rng(0)
     x, x_embedded = embedded(rng, 200, 5, 40)
@@ -232,15 +290,15 @@ def test_standard_error_ignores_what_the_reference_varies_by_outside_the_feature
     a, b = feature_statistics(x_embedded), feature_statistics(y)
     basis = ortho_group.rvs(40, random_state=0)[:5]
     b_inside = FeatureStatistics(basis @ b.mean, basis @ b.covariance @ basis.T)
-    expected = frechet_standard_error(x, feature_statistics(x), b_inside)
-    assert frechet_standard_error(x_embedded, a, b) == pytest.approx(expected, rel=1e-6)
+    expected = jackknife(x, feature_statistics(x), b_inside)
+    assert jackknife(x_embedded, a, b) == pytest.approx(expected, rel=1e-6)
 
 
-def test_standard_error_does_not_depend_on_constant_features():
+def test_influence_does_not_depend_on_constant_features():
     # Units of a network that never fire.
     rng = np.random.default_rng(0)
     x, y = correlated(rng, 200, 5), correlated(rng, 200, 5)
     padded = [np.pad(z, ((0, 0), (0, 3))) for z in (x, y)]
-    expected = frechet_standard_error(x, feature_statistics(x), feature_statistics(y))
-    error = frechet_standard_error(padded[0], *(feature_statistics(z) for z in padded))
+    expected = jackknife(x, feature_statistics(x), feature_statistics(y))
+    error = jackknife(padded[0], *(feature_statistics(z) for z in padded))
     assert error == pytest.approx(expected, rel=1e-9)

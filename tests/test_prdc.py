@@ -1,11 +1,13 @@
 import math
 import tracemalloc
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 from prdc import compute_prdc
+from scipy.stats import binom, chi2
 
-from qcsbm.metrics import prdc
+from qcsbm.metrics import distances
 from qcsbm.metrics.prdc import precision_recall
 
 
@@ -50,7 +52,6 @@ def test_points_on_a_line_by_hand():
     # 2 and 4 are inside (1, 15); 0 is on the edge of 2's ball and outside; 1 and 8 are inside.
     assert pair(result) == pytest.approx((2 / 3, 2 / 3))
     assert result.precision_stderr == pytest.approx(math.sqrt(2 / 9 / 3))
-    assert result.recall_stderr == pytest.approx(math.sqrt(2 / 9 / 3))
 
 
 def test_ties_and_duplicates_on_a_grid_are_those_of_prdc():
@@ -79,7 +80,7 @@ def test_shares_do_not_depend_on_the_side_of_the_squares(monkeypatch, block, dty
     expected = precision_recall(real, fake)
     assert 0 < expected.precision < 1 and 0 < expected.recall < 1
     assert pair(expected) == peer(real.astype(float), fake.astype(float), 3)
-    monkeypatch.setattr(prdc, "BLOCK", block)
+    monkeypatch.setattr(distances, "BLOCK", block)
     assert precision_recall(real, fake) == expected
 
 
@@ -88,23 +89,76 @@ def test_ties_are_strict_in_squares_of_any_side(monkeypatch):
     rng = np.random.default_rng(0)
     real, fake = (rng.integers(0, 9, (70, 2)) + offset for offset in (0, 3))
     expected = peer(real.astype(float), fake.astype(float), 3)
-    for block in (1, 4, 13, 64, 100):
-        monkeypatch.setattr(prdc, "BLOCK", block)
+    for block in (4, 13, 64, 100):
+        monkeypatch.setattr(distances, "BLOCK", block)
         assert pair(precision_recall(real, fake)) == expected
 
 
 def test_neither_distances_nor_float64_features_are_held_whole(monkeypatch):
-    n, d, block = 3000, 256, 250  # distances of 69 MiB; features of 3 MiB, 6 in float64
+    n, d, block = 2000, 1024, 250  # distances of 31 MiB; features of 8 MiB, 16 in float64
     real, fake = normal(0, n, d).astype(np.float32), normal(1, n, d).astype(np.float32)
-    monkeypatch.setattr(prdc, "BLOCK", block)
+    monkeypatch.setattr(distances, "BLOCK", block)
+    monkeypatch.setattr(distances, "DIFFERENCES", 2**14)
     tracemalloc.start()
     try:
         precision_recall(real, fake)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # Features, their distances and two copies for the partition, 0.5 MiB each; and the radii.
-    assert peak < 4 * 2**20
+    # Two blocks of features, their distances, and 17 bytes for each generated sample and halving.
+    assert peak < 10 * 2**20
+
+
+def with_repeats(seed, n, d, share=0.1):
+    """Features (n, d) of which a ``share`` are one and the same, as those of black images are."""
+    x = normal(seed, n, d).astype(np.float32)
+    x[: int(share * n)] = np.abs(normal(99, 1, d))
+    return x
+
+
+@pytest.mark.parametrize("d", [8, 300])
+def test_nothing_depends_on_the_order_of_rows_or_the_side_of_blocks(monkeypatch, d):
+    rng = np.random.default_rng(0)
+    real, fake = with_repeats(0, 300, d), with_repeats(1, 200, d)
+    expected = precision_recall(real, fake)
+    assert 0 < expected.precision < 1 and 0 < expected.recall < 1
+    for block in (2048, 37, 100):
+        monkeypatch.setattr(distances, "BLOCK", block)
+        found = precision_recall(rng.permutation(real), rng.permutation(fake))
+        # The order of real samples changes that of a sum.
+        assert astuple(found) == pytest.approx(astuple(expected), rel=1e-12)
+        assert pair(found) == pair(expected)
+
+
+@pytest.mark.parametrize("d", [16, 300])
+def test_shares_of_rows_that_repeat_are_those_of_their_definition(d):
+    # Every row four times: all radii are 0 and no ball has an inside.
+    real, fake = (np.repeat(normal(seed, 50, d).astype(np.float32), 4, 0) for seed in (0, 1))
+    fake[:100] = real[:100]
+    assert pair(precision_recall(real, fake)) == (0, 0)
+    # Three times: the third neighbour is another row, and copies are inside.
+    real, fake = (np.repeat(x[::4], 3, 0) for x in (real, fake))
+    result = precision_recall(real, fake)
+    assert pair(result) == by_definition(real, fake) and result.precision >= 0.5
+
+
+def by_definition(real, fake, k=3):
+    """Precision and recall, every distance on its own."""
+
+    def squared(x, y):
+        return np.array([np.square(x.astype(float) - row).sum(1) for row in y.astype(float)]).T
+
+    radius = [np.sort(squared(x, x), axis=1)[:, k] for x in (real, fake)]
+    between = squared(real, fake)
+    precision = (between < radius[0][:, None]).any(0).mean()
+    return float(precision), float((between < radius[1]).any(1).mean())
+
+
+def test_nearly_equal_rows_far_from_the_origin_are_told_apart():
+    # Rounding of ‖x‖² is a thousand times the distances.
+    real, fake = (1e4 + 1e-7 * normal(seed, 60, 20) for seed in (0, 1))
+    expected = by_definition(real, fake)
+    assert 0 < expected[0] < 1 and pair(precision_recall(real, fake)) == expected
 
 
 def modes(seed, n, count):
@@ -146,8 +200,39 @@ def test_sets_with_no_kth_neighbour_are_refused():
     precision_recall(four, four)
 
 
-def test_standard_errors_are_binomial():
+def test_error_of_precision_is_binomial_and_that_of_recall_needs_two_halves():
     rng = np.random.default_rng(0)
     r = precision_recall(rng.normal(size=(80, 5)), rng.normal(size=(60, 5)))
     assert r.precision_stderr == pytest.approx(np.sqrt(r.precision * (1 - r.precision) / 60))
-    assert r.recall_stderr == pytest.approx(np.sqrt(r.recall * (1 - r.recall) / 80))
+    assert precision_recall(normal(0, 80, 5), normal(1, 8, 5)).recall_stderr is not None
+    assert precision_recall(normal(0, 80, 5), normal(1, 7, 5)).recall_stderr is None
+
+
+def shifted(rng, n, d, scale):
+    return 0.1 + scale * rng.standard_normal((n, d))
+
+
+@pytest.mark.parametrize(
+    "n, m, d, scale",
+    [
+        # More real samples than generated ones: they share the balls that cover them.
+        pytest.param(800, 120, 8, 1.0, id="few"),
+        pytest.param(300, 300, 32, 0.9, id="as many"),
+        pytest.param(150, 500, 8, 0.8, id="many"),
+    ],
+)
+def test_errors_are_the_spread_of_draws_of_generated_samples(n, m, d, scale):
+    rng = np.random.default_rng(0)
+    real, repeats = normal(7, n, d), 100
+    results = [precision_recall(real, shifted(rng, m, d, scale)) for _ in range(repeats)]
+    recall = np.array([(r.recall, r.recall_stderr) for r in results])
+    precision = np.array([(r.precision, r.precision_stderr) for r in results])
+    # (R - 1) s^2 / sigma^2 is chi-square for a normal statistic; 1e-4 on each side. Halves have
+    # somewhat other shares than the whole, which is 10 %; the binomial error has no such fault.
+    low, high = np.sqrt(chi2.ppf([1e-4, 1 - 1e-4], repeats - 1) / (repeats - 1))
+    for (values, errors), slack in ((recall.T, 0.1), (precision.T, 0.0)):
+        ratio = values.std(ddof=1) / np.sqrt(np.mean(errors**2))
+        assert (1 - slack) * low < ratio < (1 + slack) * high
+        covered = np.mean(np.abs(values - values.mean()) < 1.96 * errors)
+        within = binom.ppf([1e-4, 1 - 1e-4], repeats, 0.95) / repeats
+        assert within[0] <= covered <= within[1]

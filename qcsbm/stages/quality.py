@@ -14,8 +14,7 @@ from qcsbm.metrics import metric_names
 from qcsbm.metrics.frechet import (
     FeatureStatistics,
     feature_statistics,
-    frechet_distance,
-    frechet_standard_error,
+    frechet_estimate,
 )
 from qcsbm.metrics.inception_score import inception_score
 from qcsbm.metrics.prdc import precision_recall
@@ -63,7 +62,6 @@ def run(arguments: argparse.Namespace) -> None:
             record.protocol["extractor_accuracy"] = samples.extractor_accuracy
         record.protocol["samples_sha256"] = samples.images_sha256
         record.protocol["reference_sha256"] = reference.images_sha256
-        generated = feature_statistics(samples.features)
         if arguments.statistics:
             real, n_real = _published(arguments.statistics, samples)
             record.protocol["statistics_sha256"] = sha256(arguments.statistics)
@@ -71,18 +69,16 @@ def run(arguments: argparse.Namespace) -> None:
                 record.protocol["statistics_n"] = n_real
         else:
             real = feature_statistics(reference.features)
+        frechet = frechet_estimate(samples.features, real)
+        record.metric(distance_name, frechet.distance, frechet.stderr, n, "1")
         record.metric(
-            distance_name,
-            frechet_distance(generated, real),
-            frechet_standard_error(samples.features, generated, real),
-            n,
-            "1",
+            f"{distance_name}_infinity", frechet.infinity, frechet.infinity_stderr, n, "1"
         )
         score, score_stderr = inception_score(samples.logits)
         record.metric(score_name, score, score_stderr, n, "1")
         pr = precision_recall(reference.features, samples.features, k=protocol["neighbours"])
         record.metric("precision", pr.precision, pr.precision_stderr, n, "1")
-        record.metric("recall", pr.recall, pr.recall_stderr, len(reference.features), "1")
+        record.metric("recall", pr.recall, pr.recall_stderr, n, "1")
 
 
 def _published(path: Path, samples: Features) -> tuple[FeatureStatistics, int | None]:
