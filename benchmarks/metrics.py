@@ -5,9 +5,9 @@
 Features have 2 048 dimensions and a spectrum that falls over six decades. Times are taken in turn,
 with one BLAS thread, as in a job of the workflow (prdc starts eight threads of its own). Peak
 memory, without the features, is that of a process of its own each: of all 50 000 features for the
-estimate of the distance with its error and extrapolation; for precision and recall that of 50 000 × 50 000 is extrapolated
-from two smaller sizes, the larger twice the smaller, growing with N here and with N² in prdc. Linux
-only.
+estimate of the distance, with its error and extrapolation; for precision and recall that of
+50 000 × 50 000 is extrapolated from two smaller sizes, the larger twice the smaller, growing with N
+here and with N² in prdc. Linux only.
 
 The last line is a JSON object; times are medians in seconds, memory is in MB.
 """
