@@ -1,0 +1,439 @@
+"""What the stages compute, once more, by the shortest code that can say it.
+
+Nothing here calls a stage or the module behind it. Taken over is only what is documented: the
+layers of the networks, the recipe of the training, and the addresses of random streams
+(`qcsbm.seeding`). Draws are float32, as the package's; all that is made of them is float64, by full
+Jacobians and brute force. Images are the digits, k (n, 1, 8, 8) in 0 … 16, and ``cell`` is what the
+configuration says of one dataset and method, `qcsbm.schema.Cell`: specifications are not believed.
+"""
+
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from scipy.integrate import RK45
+from scipy.linalg import LinAlgWarning, sqrtm
+from scipy.spatial.distance import cdist
+from scipy.special import softmax
+
+from qcsbm.models import build
+from qcsbm.nets.classifier import Classifier
+from qcsbm.seeding import derive, generator, permutation
+
+SHAPE = (1, 8, 8)
+LEVELS = 17
+EPSILON = 1e-5
+
+
+def tensors(path, part=""):
+    """The tensors of a safetensors file whose names begin with ``part``, named without it."""
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(part)]  # noqa: SIM118
+        return {name.removeprefix(part): file.get_tensor(name) for name in names}
+
+
+def mean(values):
+    """Mean, standard error and number of independent ``values``."""
+    values = np.asarray(values, np.float64)
+    n = len(values)
+    spread = np.sqrt(((values - values.mean()) ** 2).sum() / (n - 1))
+    return values.mean(), spread / np.sqrt(n), n
+
+
+# Data
+
+
+def on_grid(k):
+    return torch.as_tensor(k).double() / (LEVELS - 1)
+
+
+def dequantised(k, draws):
+    """(k + u) / L with u one of 2¹⁵ midpoints."""
+    u = (torch.randint(0, 2**15, k.shape, generator=draws).double() + 0.5) / 2**15
+    return (torch.as_tensor(k).double() + u) / LEVELS
+
+
+def data(k, dequantise, draws):
+    return dequantised(k, draws) if dequantise else on_grid(k)
+
+
+def quantised(x, dequantise):
+    k = np.floor(x * LEVELS) if dequantise else np.rint(x * (LEVELS - 1))
+    return np.clip(k, 0, LEVELS - 1).astype(np.uint8)
+
+
+def assert_same_images(found, expected):
+    """Rounding of the network's float32 may carry an entry over the edge of its level."""
+    assert found.dtype == np.uint8 and found.shape == expected.shape
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.005
+
+
+def rademacher(shape, draws):
+    return 2.0 * torch.randint(0, 2, shape, generator=draws).double() - 1
+
+
+# Scores
+
+
+def network(cell, seed=None):
+    """The network of ``cell``, freshly drawn."""
+    sde, options = cell.sde.model_dump(), cell.network.model_dump()
+    return build(SHAPE, "score", False, options, sde, seed=seed).network
+
+
+class Score:
+    """s(x, t) of ``cell`` with the ``weights`` of its network."""
+
+    def __init__(self, cell, weights):
+        self.cell, self.low, self.high = cell, cell.sde.sigma_min, cell.sde.sigma_max
+        self.network = network(cell).double().eval().requires_grad_(False)
+        self.network.load_state_dict(weights)
+
+    def sigma(self, t):
+        return self.low * (self.high / self.low) ** t
+
+    def g_squared(self, t):
+        """g² = d(σ²)/dt."""
+        return 2 * self.sigma(t) ** 2 * np.log(self.high / self.low)
+
+    def __call__(self, x, t):
+        """The score at x (n, 1, 8, 8) and t (n,), with its graph where x or a weight has one."""
+        sigma = self.sigma(t)
+        h = self.network(x, sigma)
+        h = x - h if self.cell.residual else h
+        if self.cell.parameterisation == "score":
+            return h / sigma.view(-1, 1, 1, 1)
+        energy = (h.flatten(1).square().sum(1) / (2 * sigma)).sum()
+        return -torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    def value(self, x, t):
+        """The score at x (n, 1, 8, 8) at one time ``t``."""
+        x = torch.as_tensor(x).detach().requires_grad_()
+        return self(x, torch.full((len(x),), t, dtype=torch.float64)).detach()
+
+    def and_jacobian(self, x, t):
+        """The score (D,) and its Jacobian (D, D) at one image: row i is the gradient of s_i."""
+        d = x.numel()
+        copies = x.detach().reshape(1, *SHAPE).repeat(d, 1, 1, 1).requires_grad_()
+        s = self(copies, torch.full((d,), t, dtype=torch.float64)).flatten(1)
+        j = torch.autograd.grad(s.diagonal().sum(), copies)[0].flatten(1)
+        return s[0].detach().numpy(), j.numpy()
+
+
+# Measurements
+
+
+def asymmetry(score, test, cell, seed):
+    """Asym and NAsym of the first images of ``test`` at every level, (levels, 2, n)."""
+    protocol = cell.asymmetry
+    k = test[: protocol.samples]
+    x_0 = data(k, cell.training.dequantise, generator(seed, "dequantise"))
+    size, n_levels = protocol.batch_size, protocol.levels
+    values = np.empty((n_levels, 2, len(k)))
+    for level in range(n_levels):
+        t = level / n_levels
+        z = torch.randn(x_0.shape, generator=generator(seed, "perturb", level)).double()
+        x_t = x_0 + score.sigma(t) * z
+        draws = generator(seed, "asymmetry", level)
+        for start in range(0, len(k), size):
+            batch = x_t[start : start + size]
+            jacobians = [score.and_jacobian(x, t)[1] for x in batch]
+            if protocol.estimator == "exact":
+                found = [_asymmetry(j) for j in jacobians]
+            else:
+                n_probes = protocol.probes or 1
+                v = [rademacher(batch.shape, draws).flatten(1).numpy() for _ in range(n_probes)]
+                of = {"probes": _jackknife, "paper": _one_probe}[protocol.estimator]
+                found = [of(j, np.stack(v)[:, i]) for i, j in enumerate(jacobians)]
+            values[level, :, start : start + size] = np.array(found).T
+    return values
+
+
+def _asymmetry(j):
+    a = j - j.T
+    return (a**2).sum() / 2, (a**2).sum() / (4 * (j**2).sum())
+
+
+def _jackknife(j, probes):
+    jv, jtv = probes @ j.T, probes @ j
+    up, down = ((jv - jtv) ** 2).sum(1) / 2, (jv**2).sum(1) + (jtv**2).sum(1)
+    n = len(probes)
+    without = [(up.sum() - up[i]) / (down.sum() - down[i]) for i in range(n)]
+    return up.mean(), n * up.sum() / down.sum() - (n - 1) * np.mean(without)
+
+
+def _one_probe(j, probes):
+    (v,) = probes
+    jtv = j.T @ v
+    asym = jtv @ jtv - v @ j @ j @ v
+    return asym, asym / (2 * jtv @ jtv)
+
+
+def likelihood(score, test, cell, seed):
+    """Bits/dim and evaluations of each of the first images of ``test``, one at a time."""
+    protocol = cell.likelihood
+    k = test[: protocol.samples]
+    bits, nfe, size = [], [], protocol.batch_size
+    for start in range(0, len(k), size):
+        batch = start // size
+        x = dequantised(k[start : start + size], generator(seed, "dequantise", batch))
+        v = [None] * len(x)
+        if protocol.divergence == "hutchinson":
+            v = rademacher(x.shape, generator(seed, "divergence", batch))
+        for x_0, probe in zip(x, v, strict=True):
+            log_p, evaluations = _log_density(score, x_0, probe, protocol)
+            bits.append(-log_p / (x_0.numel() * np.log(2)) + np.log2(LEVELS))
+            nfe.append(evaluations)
+    return bits, nfe
+
+
+def _log_density(score, x_0, v, protocol):
+    d = x_0.numel()
+
+    def flow(t, y):
+        x = torch.from_numpy(y[:d]).view(1, *SHAPE)
+        if v is None:
+            s, j = score.and_jacobian(x, t)
+            divergence = np.trace(j)
+        else:
+            x.requires_grad_()
+            s = score(x, torch.tensor([t], dtype=torch.float64))
+            divergence = float((torch.autograd.grad(s, x, v[None])[0] * v).sum())
+            s = s.detach().numpy().ravel()
+        return -score.g_squared(t) / 2 * np.append(s, divergence)
+
+    start = np.append(x_0.numpy().ravel(), 0.0)
+    end, nfe = solve(flow, EPSILON, 1, start, protocol)
+    x_1, change = end[:d], end[d]
+    variance = score.sigma(1) ** 2
+    prior = -d / 2 * np.log(2 * np.pi * variance) - (x_1**2).sum() / (2 * variance)
+    return prior + change, nfe
+
+
+def solve(flow, start, end, y, protocol):
+    """The solution at ``end`` of dy/dt = flow(t, y), and its evaluations of ``flow``.
+
+    Dormand and Prince's pair with SciPy's coefficients, of whose errors Shampine takes two thirds;
+    Hairer's first step; every later one, also after a step that was refused, 0.9 r^(-1/5) times
+    this one, at least 0.2 and at most 10 times.
+    """
+    rtol, atol = protocol.rtol, protocol.atol
+    sign, t = np.sign(end - start), start
+
+    def rms(a, scale):
+        return np.sqrt(np.mean((a / scale) ** 2))
+
+    slope = flow(t, y)
+    scale = atol + rtol * np.abs(y)
+    d_0, d_1 = rms(y, scale), rms(slope, scale)
+    h_0 = min(0.01 * d_0 / d_1, abs(end - start))
+    d_2 = rms(flow(t + sign * h_0, y + sign * h_0 * slope) - slope, scale) / h_0
+    h = min(100 * h_0, (0.01 / max(d_1, d_2)) ** (1 / 5))
+    nfe = 2
+    while True:
+        h = min(h, abs(end - t))
+        slopes = [slope]
+        for c, a in zip(RK45.C[1:], RK45.A[1:], strict=True):
+            step = sign * h * sum(w * k for w, k in zip(a, slopes, strict=False))
+            slopes.append(flow(t + sign * h * c, y + step))
+        new = y + sign * h * sum(w * k for w, k in zip(RK45.B, slopes, strict=True))
+        slopes.append(flow(t + sign * h, new))
+        nfe += 6
+        error = 2 / 3 * h * sum(w * k for w, k in zip(RK45.E, slopes, strict=True))
+        r = rms(error, atol + rtol * np.maximum(np.abs(y), np.abs(new)))
+        if r < 1 and h == abs(end - t):
+            return new, nfe
+        if r < 1:
+            t, y, slope = t + sign * h, new, slopes[-1]
+        h = h * np.clip(0.9 * r ** (-1 / 5), 0.2, 10)
+
+
+# Samples
+
+
+def samples(score, cell, sampler, seed):
+    """Images of whole batches, and the mean NFE of each batch."""
+    protocol = getattr(cell.samplers, sampler)
+    draw = {"pc": _predictor_corrector, "ode": _flow_backwards}[sampler]
+    images, nfe = [], []
+    for batch in range(-(-cell.quality.samples // protocol.batch_size)):
+        x, evaluations = draw(score, protocol, generator(seed, "sample", batch))
+        images.append(quantised(x, cell.training.dequantise))
+        nfe.append(evaluations)
+    return np.concatenate(images), nfe
+
+
+def _predictor_corrector(score, protocol, draws):
+    n, size = protocol.steps, protocol.batch_size
+
+    def noise():
+        return torch.randn((size, *SHAPE), generator=draws).double()
+
+    def norm(a):
+        return a.flatten(1).square().sum(1).sqrt().mean()
+
+    low, high = score.sigma(0), score.sigma(1)
+    scales = np.append(np.exp(np.linspace(np.log(high), np.log(low), n)), 0)
+    x = high * noise()
+    for i, t in enumerate(np.linspace(1, EPSILON, n)):
+        for _ in range(protocol.corrector_steps):
+            z, s = noise(), score.value(x, t)
+            step = 2 * (protocol.snr * norm(z) / norm(s)) ** 2
+            x = x + step * s + (2 * step).sqrt() * z
+        variance = scales[i] ** 2 - scales[i + 1] ** 2
+        denoised = x + variance * score.value(x, t)
+        x = denoised + np.sqrt(variance) * noise()
+    return denoised.numpy(), n
+
+
+def _flow_backwards(score, protocol, draws):
+    size = protocol.batch_size
+    start = score.sigma(1) * torch.randn((size, *SHAPE), generator=draws).double()
+    images, nfe = [], []
+    for x in start.numpy().reshape(size, -1):
+
+        def flow(t, y):
+            s = score.value(torch.from_numpy(y).view(1, *SHAPE), t)
+            return -score.g_squared(t) / 2 * s.numpy().ravel()
+
+        end, evaluations = solve(flow, 1, EPSILON, x, protocol)
+        x = torch.from_numpy(end).view(1, *SHAPE)
+        images.append((x + score.sigma(0) ** 2 * score.value(x, EPSILON)).numpy())
+        nfe.append(evaluations)
+    return np.concatenate(images), np.mean(nfe)
+
+
+# Sample quality
+
+
+def classify(weights, k):
+    """Features (n, 64) and logits (n, classes) of the classifier with ``weights``, float64."""
+    w = {name: tensor.double() for name, tensor in weights.items()}
+    h = 2 * on_grid(k) - 1
+    for i, stride in enumerate((1, 2, 2)):
+        h = F.conv2d(h, w[f"conv_{i}.weight"], w[f"conv_{i}.bias"], stride, 1).relu()
+    h = h.flatten(1)  # 64 channels of 2 × 2
+    features = (h @ w["dense.weight"].T + w["dense.bias"]).relu()
+    return features.numpy(), (features @ w["head.weight"].T + w["head.bias"]).numpy()
+
+
+def train_classifier(images, labels, epochs):
+    """The weights after Adam on the cross-entropy, with half a cosine of the learning rate."""
+    torch.manual_seed(derive(0, "classifier"))
+    model = Classifier(1, 10).double()
+    adam = torch.optim.Adam(model.parameters())
+    for epoch in range(epochs):
+        adam.param_groups[0]["lr"] = 1e-3 * (1 + np.cos(np.pi * epoch / epochs))
+        order = torch.randperm(len(images), generator=generator(0, "classifier", epoch))
+        for batch in order.split(64):
+            logits = model(on_grid(images[batch]))[1]
+            chosen = logits.log_softmax(1)[torch.arange(len(batch)), labels[batch]]
+            adam.zero_grad()
+            (-chosen.mean()).backward()
+            adam.step()
+    return model.state_dict()
+
+
+def frechet_distance(fake, mean, covariance):
+    """Between features ``fake`` (n, d) and a mean (d,) and covariance (d, d)."""
+    own = np.cov(fake.T)
+    with warnings.catch_warnings():  # fewer samples than features: the product is singular
+        warnings.simplefilter("ignore", LinAlgWarning)
+        cross = np.trace(sqrtm(own @ covariance)).real
+    return ((fake.mean(0) - mean) ** 2).sum() + np.trace(own) + np.trace(covariance) - 2 * cross
+
+
+def class_score(logits):
+    """exp of the mean divergence of each sample's classes from all samples' classes."""
+    p = softmax(logits, axis=1)
+    value, error, n = mean((p * np.log(p / p.mean(0))).sum(1))
+    return np.exp(value), np.exp(value) * error, n
+
+
+def precision_recall(real, fake, k):
+    def radii(a):
+        return np.sort(cdist(a, a), axis=1)[:, k]  # the 0-th is itself
+
+    between = cdist(real, fake)
+    precision = (between < radii(real)[:, None]).any(0).mean()
+    recall = (between < radii(fake)[None]).any(1).mean()
+    return precision, recall
+
+
+# Training
+
+
+def train(cell, images, seed, start, stop):
+    """The parts of a checkpoint after the step ``stop``, and dsm and σ² L_QC of every step to it.
+
+    ``start`` is a step and the parts of its checkpoint, or 0 and None. Names are the network's.
+    """
+    training, regulariser = cell.training, cell.regulariser
+    first, parts = start
+    weights = network(cell, seed).state_dict() if parts is None else parts["model"]
+    score = Score(cell, weights)
+    parameters = dict(score.network.train().requires_grad_(True).named_parameters())
+    if parts is None:
+        zero = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        parts = {"ema": weights, "exp_avg": zero, "exp_avg_sq": zero}
+    ema, m, v = (
+        {name: parts[part][name].double() for name in parameters}
+        for part in ("ema", "exp_avg", "exp_avg_sq")
+    )
+    beta_1, beta_2, losses = training.beta1, 0.999, []
+    for step in range(first + 1, stop + 1):
+        dsm, qc = _losses(score, images, cell, seed, step)
+        loss = dsm + regulariser.weight * qc if regulariser else dsm
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        norm = torch.sqrt(sum(gradient.square().sum() for gradient in gradients))
+        lr = training.lr * min(1, step / training.warmup)
+        decay = min(training.ema, (1 + step) / (10 + step))
+        for name, gradient in zip(parameters, gradients, strict=True):
+            p, g = parameters[name], gradient * min(1, training.grad_clip / norm)
+            m[name] = beta_1 * m[name] + (1 - beta_1) * g
+            v[name] = beta_2 * v[name] + (1 - beta_2) * g**2
+            scale = (v[name] / (1 - beta_2**step)).sqrt() + training.eps
+            p.data = p.data - lr * m[name] / (1 - beta_1**step) / scale
+            ema[name] = decay * ema[name] + (1 - decay) * p.data
+        losses.append((dsm.item(), qc.item(), norm.item()))
+    weights = {name: p.detach() for name, p in parameters.items()}
+    return {"model": weights, "ema": ema, "exp_avg": m, "exp_avg_sq": v}, losses
+
+
+def _losses(score, images, cell, seed, step):
+    """The means of DSM and of σ² L_QC over the batch of ``step``."""
+    training, regulariser, size = cell.training, cell.regulariser, cell.training.batch_size
+    n = len(images)
+    positions = range((step - 1) * size, step * size)
+    indices = [permutation(n, seed, "epoch", p // n)[p % n] for p in positions]
+    draws = generator(seed, "batch", step)
+    x_0 = data(images[indices], training.dequantise, draws)
+    if training.flip:
+        mirrored = torch.rand(size, generator=draws) < 0.5
+        x_0[mirrored] = x_0[mirrored].flip(3)
+    t = EPSILON + (1 - EPSILON) * torch.rand(size, generator=draws).double()
+    z = torch.randn(x_0.shape, generator=draws).double()
+    sigma = score.sigma(t).view(-1, 1, 1, 1)
+    x_t = (x_0 + sigma * z).requires_grad_()
+    s = score(x_t, t)
+    dsm = (sigma * s + z).square().sum() / (2 * size)
+    if regulariser is None:
+        return dsm, torch.zeros(())
+    b = regulariser.batch_size or size
+    draws = generator(seed, "probes", step)
+    v = rademacher((regulariser.probes, b, *SHAPE), draws).flatten(2)
+    # Row i of every sample's Jacobian is the gradient of its s_i.
+    rows = [
+        torch.autograd.grad(s_i.sum(), x_t, create_graph=True)[0][:b].flatten(1)
+        for s_i in s.flatten(1).T
+    ]
+    j = torch.stack(rows, 1)
+    jv, jtv = torch.einsum("bij,kbj->kbi", j, v), torch.einsum("bji,kbj->kbi", j, v)
+    if regulariser.estimator == "trace":
+        qc = (jtv * jtv - jtv * jv).sum(2)
+    else:
+        qc = (jv - jtv).square().sum(2) / 2
+    return dsm, (sigma[:b].flatten().square() * qc.mean(0)).mean()
