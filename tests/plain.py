@@ -68,7 +68,7 @@ def assert_same_images(found, expected):
     """Rounding of the network's float32 may carry an entry over the edge of its level."""
     assert found.dtype == np.uint8 and found.shape == expected.shape
     difference = np.abs(found.astype(int) - expected)
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.005
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.02
 
 
 def rademacher(shape, draws):
