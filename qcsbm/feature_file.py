@@ -16,7 +16,8 @@ class Features:
     """Features (N, F) and class logits (N, C) of N images, float32.
 
     The extractor recognises the share ``extractor_accuracy`` of the dataset's test images; NaN for
-    one that did not learn its classes.
+    one that did not learn its classes. ``code`` has the digests of the code that computed them,
+    with spaces between them, see `qcsbm.source_code`.
     """
 
     features: np.ndarray
@@ -24,6 +25,7 @@ class Features:
     extractor_sha256: str
     images_sha256: str
     extractor_accuracy: float = math.nan
+    code: str = ""
 
 
 def write(path: str | Path, features: Features) -> None:
@@ -42,7 +44,7 @@ def read(path: str | Path) -> Features:
             "float64 number"
         )
     origin = [str(read_array(path, f"{what}_sha256")) for what in ("extractor", "images")]
-    found = Features(features, logits, *origin, float(accuracy))
+    found = Features(features, logits, *origin, float(accuracy), str(read_array(path, "code")))
     for name in ("features", "logits"):
         array = getattr(found, name)
         if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():

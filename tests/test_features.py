@@ -14,10 +14,10 @@ from qcsbm import classification
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import to_unit
 from qcsbm.errors import Diverged
+from qcsbm.extractor_weights import INCEPTION_VARIABLE
 from qcsbm.feature_file import Features, read, write
 from qcsbm.features import (
     EXTRACTORS,
-    INCEPTION_VARIABLE,
     ClassifierExtractor,
     EfficientNetLite0,
     InceptionExtractor,

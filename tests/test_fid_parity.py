@@ -14,8 +14,8 @@ from pytorch_fid.inception import FID_WEIGHTS_URL
 
 from qcsbm import reference_statistics
 from qcsbm.data.quantisation import to_unit
+from qcsbm.extractor_weights import INCEPTION_VARIABLE
 from qcsbm.features import (
-    INCEPTION_VARIABLE,
     InceptionExtractor,
     _fid_layers,
     _fid_network,

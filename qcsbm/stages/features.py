@@ -11,6 +11,7 @@ from qcsbm.feature_file import Features, write
 from qcsbm.features import EXTRACTORS, extract
 from qcsbm.files import sha256
 from qcsbm.shards import share
+from qcsbm.source_code import stage_digest
 from qcsbm.stages.arguments import add_data, add_output, add_shard, add_spec, existing
 
 BATCH_SIZE = 64
@@ -45,4 +46,4 @@ def run(arguments: argparse.Namespace) -> None:
             device(),
         )
     origin = extractor.sha256, sha256(arguments.images), extractor.accuracy
-    write(arguments.out, Features(features, logits, *origin))
+    write(arguments.out, Features(features, logits, *origin, stage_digest("features")))

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
             )
     distance_name, score_name = metric_names(protocol["extractor"])
     with recorded(arguments.record, "quality", arguments.spec, []) as record:
+        record.computed_by({"features": f"{samples.code} {reference.code}".split()})
         record.protocol["extractor_sha256"] = samples.extractor_sha256
         if not math.isnan(samples.extractor_accuracy):
             record.protocol["extractor_accuracy"] = samples.extractor_accuracy
@@ -109,4 +110,5 @@ def _joined(paths: list[Path]) -> Features:
         np.concatenate([shard.logits for shard in filled]),
         *origins[0],
         shards[0].extractor_accuracy,
+        " ".join(sorted({shard.code for shard in shards})),
     )
