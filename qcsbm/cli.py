@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from threadpoolctl import threadpool_limits
+
 from qcsbm import failure, outside, source_code
 from qcsbm.errors import BadInput, Diverged
 
@@ -79,6 +81,8 @@ def _run(module: ModuleType, arguments: argparse.Namespace) -> int:
     Raises:
         Diverged: the computation failed, and the stage has no such outputs.
     """
+    # One thread per job, of NumPy's and SciPy's libraries too: sums depend on their number.
+    threadpool_limits(1)
     if "torch" in sys.modules:
         from qcsbm.device import fix_arithmetic
 
