@@ -149,7 +149,7 @@ class Quality(Closed):
     an .npz of published statistics (``mu`` and ``sigma``, or ``pool_3``), with those.
     """
 
-    samples: Several
+    samples: Annotated[Whole, Field(ge=4)]
     extractor: Literal["classifier", "efficientnet_lite0", "inception"]
     reference: Literal["train", "test"] = "train"
     statistics: str | None = None

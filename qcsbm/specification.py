@@ -27,7 +27,7 @@ VERSIONS = {
     "likelihood": 2,
     "asymmetry": 2,
     "metrics": 1,
-    "table": 3,
+    "table": 4,
     "cost": 2,
     "figure1": 2,
     "figure4": 1,

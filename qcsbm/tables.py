@@ -129,8 +129,9 @@ def build(frame: pd.DataFrame, spec: dict, failed: dict[tuple[str, str], list[st
         frame = frame[frame["sampler"] == sampler]
     blocks = []
     for dataset, label in spec["datasets"].items():
+        of_dataset = frame[frame["dataset"] == dataset]
         methods = dict(spec["methods"][dataset])
-        rows = frame[(frame["dataset"] == dataset) & frame["metric"].isin(wanted)]
+        rows = of_dataset[of_dataset["metric"].isin(wanted)]
         rows = rows[rows["method"].isin(methods)]
         metrics = [metric for metric in wanted if (rows["metric"] == metric).any()]
         cells, counts = {}, {}
@@ -149,6 +150,7 @@ def build(frame: pd.DataFrame, spec: dict, failed: dict[tuple[str, str], list[st
             *notes.seeds(counts, seeds, methods),
             *notes.training(rows, methods, spec["names"][dataset]),
             *notes.protocol(rows, methods),
+            *(_biases(of_dataset, methods) if sampler else []),
             *notes.failed(failed, dataset, methods),
             *left_out,
         ]
@@ -198,6 +200,36 @@ def _of_the_paper(
         else:
             paper |= {(method, metric): text for metric, text in theirs.items()}
     return paper, left_out
+
+
+def _biases(rows: pd.DataFrame, methods: dict[str, str]) -> list[str]:
+    """By how much, as far as it is known, metrics err because samples are finite in number."""
+    found = []
+    for metric in ("fid", "fd", "is", "cs"):
+        of_metric = rows[rows["metric"] == metric]
+        if of_metric.empty:
+            continue
+        count = " / ".join(str(n) for n in sorted(of_metric["n"].unique()))
+        name = f"{HEADINGS[metric][:-2]} of {count} samples"
+        if metric in ("is", "cs"):
+            found.append(f"{name} is too small on average: much, if there are many classes.")
+            continue
+        plain, infinity = (
+            rows[rows["metric"] == key].set_index(["method", "seed"])["value"]
+            for key in (metric, f"{metric}_infinity")
+        )
+        excess = (plain - infinity).dropna().groupby("method").mean()
+        estimates = [
+            f"{format_value(excess[method], None)} ({label})"
+            for method, label in methods.items()
+            if method in excess
+        ]
+        size = f", by an estimated {', '.join(estimates)}" if estimates else ""
+        found.append(
+            f"{name} is too large on average{size}; `{metric}_infinity` in `metrics.csv` is "
+            "without this bias, and noisier."
+        )
+    return found
 
 
 def format_value(mean: float, stderr: float | None) -> str:

@@ -563,3 +563,24 @@ def test_note_says_what_keeps_the_papers_numbers_away(records):
     )
     (note,) = [n for n in block.notes if n.startswith("QC-NCSN++ (K = 16, batch 8): the numbers")]
     assert "it is another: u at step 600000: training.batch_size is 64, not 128" in note
+
+
+def test_notes_say_how_biased_distances_and_scores_are(spec):
+    spec |= {"sampler": "pc", "methods": {"digits": [["u", "U-Net"], ["c", "C"]]}}
+    records = [
+        record("quality", method, seed, {"fd": fd, "fd_infinity": infinity, "cs": 7}, sampler=name)
+        for name, shift in (("pc", 0.0), ("ode", 100.0))
+        for method, seed, fd, infinity in (
+            ("u", 0, 40.0 + shift, 34.0),
+            ("u", 1, 50.0, 42.0 - shift),
+            ("c", 0, 60.0, 51.5 - shift),
+        )
+    ]
+    (block,) = build(tidy(records), spec, {})
+    assert block.metrics == ["fd", "cs"]
+    size = ", by an estimated 7 (U-Net), 8.50 (C)"
+    rest = "; `fd_infinity` in `metrics.csv` is without this bias, and noisier."
+    assert f"FD of 8 samples is too large on average{size}{rest}" in block.notes
+    assert any(note.startswith("CS of 8 samples is too small on average") for note in block.notes)
+    likelihoods = build(tidy(records), {**spec, "sampler": None}, {})[0].notes
+    assert not any("on average" in note for note in likelihoods)
