@@ -85,3 +85,20 @@ def test_standard_error_is_the_spread_of_independent_draws(sharpness):
     low, high = np.sqrt(chi2.ppf([1e-4, 1 - 1e-4], repeats - 1) / (repeats - 1))
     ratio = scores.std(ddof=1) / np.sqrt(np.mean(errors**2))
     assert low - 0.02 < ratio < high + 0.02
+
+
+def test_score_of_few_samples_and_many_classes_is_too_small():
+    # Certain of one of C classes, all equally likely: the score of infinitely many samples is C.
+    rng = np.random.default_rng(0)
+    n, repeats = 512, 100
+    few, many = (
+        np.array([inception_score(1000.0 * np.eye(c)[rng.integers(c, size=n)]) for _ in range(r)])
+        for c, r in ((10, repeats), (1000, 5))
+    )
+    # The entropy of n draws is too small by (C - 1) / 2n, up to higher orders (Miller, 1955).
+    logarithms = np.log(few[:, 0])
+    noise = logarithms.std(ddof=1) / np.sqrt(repeats)
+    assert logarithms.mean() - np.log(10) == pytest.approx(-9 / (2 * n), abs=4 * noise + 1e-4)
+    assert many[:, 0].max() < 450
+    # No standard error says so.
+    assert (many[:, 0] + 20 * many[:, 1] < 1000).all()
