@@ -8,6 +8,7 @@ torch, so that a dry run stays fast.
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -75,12 +76,16 @@ class Experiment:
         origin = self.cells[dataset, method].init_from
         return origin.checkpoint if origin and origin.step == step else None
 
-    def passed(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
-        """The checkpoints that training goes through, from its start to the final one.
+    @cached_property
+    def passed(self) -> dict[tuple[str, str], list[tuple[str, int] | None]]:
+        """The checkpoints that training goes through, from its start to the final one, by cell.
 
         Each is (method, step), or (path, step) for an imported file; None, for random weights,
         begins the list of a model that was trained from scratch.
         """
+        return {cell: self._passed(*cell) for cell in self.cells}
+
+    def _passed(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
         found = []
         last = method, self.cells[dataset, method].steps
         while last:
@@ -95,13 +100,38 @@ class Experiment:
         """(method, first step, last step) of all trainings that lead to the final checkpoint."""
         return [
             (last[0], first[1] if first else 0, last[1])
-            for first, last in pairwise(self.passed(dataset, method))
+            for first, last in pairwise(self.passed[dataset, method])
         ]
 
     def origins(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
         """The part of `passed` that came before the method's own training."""
-        passed = self.passed(dataset, method)
+        passed = self.passed[dataset, method]
         return [c for c in passed if c is None or c[0] != method]
+
+    @cached_property
+    def trained(self) -> dict[tuple[str, str], dict]:
+        """How the final model of every cell was trained, in flat keys: what its numbers are of.
+
+        Of a model that was imported and not trained any further, that is not known.
+        """
+        return {cell: self._trained(*cell) for cell in self.cells}
+
+    def _trained(self, dataset: str, method: str) -> dict:
+        cell = self.cells[dataset, method]
+        origins = [f"{of}@{step}" for of, step in filter(None, self.origins(dataset, method))]
+        facts = {
+            "train_steps": cell.steps,
+            "parameterisation": cell.parameterisation,
+            "residual": cell.residual,
+            "started_from": " → ".join(origins) or "random weights",
+        }
+        if self.chain(dataset, method):
+            facts["training_batch_size"] = cell.training.batch_size
+            if cell.regulariser:
+                keys = cell.regulariser.model_dump()
+                keys["batch_size"] = keys["batch_size"] or cell.training.batch_size
+                facts |= {f"regulariser_{key}": value for key, value in keys.items()}
+        return facts
 
     def control(self, dataset: str, method: str) -> str | None:
         """The unregularised score model that was trained alike and for as many steps, if any.
@@ -124,7 +154,7 @@ class Experiment:
         cell = self.cells[dataset, method]
         start = self.origins(dataset, method)[-1]
         for other in self.methods:
-            passed = self.passed(dataset, other)
+            passed = self.passed[dataset, other]
             if other == method or start not in passed:
                 continue
             after = [self.cells[dataset, of] for of, _ in passed[passed.index(start) + 1 :]]

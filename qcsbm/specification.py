@@ -119,7 +119,7 @@ def sample(experiment: Experiment, dataset: str, method: str, seed: int, sampler
     return {
         **_measured("sample", experiment, dataset, method, seed),
         "protocol": {
-            **_trained(experiment, dataset, method),
+            **experiment.trained[dataset, method],
             "weights": cell.quality.weights,
             "samples": cell.quality.samples,
             "dequantised": cell.training.dequantise,
@@ -147,7 +147,7 @@ def quality(experiment: Experiment, dataset: str, method: str, seed: int, sample
         "method": method,
         "seed": seed,
         "protocol": {
-            **_trained(experiment, dataset, method),
+            **experiment.trained[dataset, method],
             "weights": cell.quality.weights,
             "sampler": sampler,
             "extractor": cell.quality.extractor,
@@ -163,7 +163,7 @@ def likelihood(experiment: Experiment, dataset: str, method: str, seed: int) -> 
     cell = experiment.cells[dataset, method]
     return {
         **_measured("likelihood", experiment, dataset, method, seed),
-        "protocol": {**_trained(experiment, dataset, method), **cell.likelihood.model_dump()},
+        "protocol": {**experiment.trained[dataset, method], **cell.likelihood.model_dump()},
     }
 
 
@@ -172,7 +172,7 @@ def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> d
     return {
         **_measured("asymmetry", experiment, dataset, method, seed),
         "protocol": {
-            **_trained(experiment, dataset, method),
+            **experiment.trained[dataset, method],
             "dequantised": cell.training.dequantise,
             **cell.asymmetry.model_dump(),
         },
@@ -386,28 +386,6 @@ def _measured(stage: str, experiment: Experiment, dataset: str, method: str, see
         **_run(stage, dataset, method, seed, cell),
         **({"outside": {"checkpoint": outside.sha256(imported)}} if imported else {}),
     }
-
-
-def _trained(experiment: Experiment, dataset: str, method: str) -> dict:
-    """How the model that is measured was trained, in flat keys, as it stands beside its numbers.
-
-    Of a model that was imported and not trained any further, that is not known.
-    """
-    cell = experiment.cells[dataset, method]
-    start = [f"{of}@{step}" for of, step in filter(None, experiment.origins(dataset, method))]
-    facts = {
-        "train_steps": cell.steps,
-        "parameterisation": cell.parameterisation,
-        "residual": cell.residual,
-        "started_from": " → ".join(start) or "random weights",
-    }
-    if experiment.chain(dataset, method):
-        facts["training_batch_size"] = cell.training.batch_size
-        if cell.regulariser:
-            keys = cell.regulariser.model_dump()
-            keys["batch_size"] = keys["batch_size"] or cell.training.batch_size
-            facts |= {f"regulariser_{key}": value for key, value in keys.items()}
-    return facts
 
 
 def _model(cell: Cell) -> dict:
