@@ -8,14 +8,16 @@ state dict of an Adam over all parameters, the untrained frequencies of the embe
 where score_sde wrote the file, "step" completes it. The model's ``sigmas``, the noise scales of
 discrete training, are not used by a network that is conditional on log σ.
 
-Networks with ``ddpm`` blocks or a residual output pyramid have no names here: the published code
-cannot run them, so that no such files exist.
+Networks that upsample by a convolution have no names here: the published code cannot run them, so
+that no such files exist. They are those with ``ddpm`` blocks and ``resamp_with_conv``, and those
+with a residual output pyramid.
 
 References:
     https://github.com/yang-song/score_sde_pytorch (models/ncsnpp.py, models/ema.py, utils.py)
     https://github.com/chen-hao-chao/qcsbm (real_world/utils.py)
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,15 +34,17 @@ from qcsbm.nets.layers import (
     FourierEmbedding,
     ResidualBlock,
     StridedConv,
+    UpsampleConv,
 )
-from qcsbm.nets.ncsnpp import InputSkip, NCSNpp
+from qcsbm.nets.ncsnpp import InputSkip, NCSNpp, Resampling
 
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
     """The raw and the averaged weights, Adam's moments by parameter, and the training step.
 
-    The moments are empty where the file has none.
+    All have the precision of the network; ``converted`` names the others that the file has tensors
+    of. The moments are empty where the file has none.
     """
 
     model: dict[str, Tensor]
@@ -48,6 +52,7 @@ class PublishedCheckpoint:
     exp_avg: dict[str, Tensor]
     exp_avg_sq: dict[str, Tensor]
     step: int
+    converted: tuple[str, ...]
 
 
 def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
@@ -59,7 +64,8 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
     Raises:
         MissingFile: there is no such file.
         BadInput: the file holds more than tensors and plain values, is not in this layout, or
-            has missing, unexpected or wrongly shaped tensors or values that are not finite.
+            has missing, unexpected or wrongly shaped tensors or values that are not finite; or the
+            published code cannot run the network.
     """
     contents = _load(Path(path))
     model = _entry(contents, path, dict, "model")
@@ -75,7 +81,8 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
     model = {name: tensor for name, tensor in model.items() if name != "sigmas"}
     names = published_names(network)
     shapes = {names[our]: _stored_shape(names[our], t) for our, t in network.state_dict().items()}
-    _require(model, shapes, f"{path}: model")
+    dtype = next(network.parameters()).dtype
+    _require(model, shapes, dtype, f"{path}: model")
 
     trained = [names[our] for our, _ in network.named_parameters()]
     if len(shadow) != len(trained):
@@ -83,16 +90,19 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
             f"{path}: ema.shadow_params has {len(shadow)} tensors, expected {len(trained)}"
         )
     averages = dict(zip(trained, shadow, strict=True))
-    _require(averages, {name: shapes[name] for name in trained}, f"{path}: ema.shadow_params")
+    trained_shapes = {name: shapes[name] for name in trained}
+    _require(averages, trained_shapes, dtype, f"{path}: ema.shadow_params")
     moments = _moments(contents, path, list(names.values()))
-    for part in moments:
-        if moments[part]:
-            expected = {name: shapes[name] for name in trained}
-            _require(moments[part], expected, f"{path}: optimizer.state {part}")
+    for part, tensors in moments.items():
+        if tensors:
+            _require(tensors, trained_shapes, dtype, f"{path}: optimizer.state {part}")
+    found = {t.dtype for part in (model, averages, *moments.values()) for t in part.values()}
 
     def ours(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
-            our: _to_ours(name, tensors[name]) for our, name in names.items() if name in tensors
+            our: _to_ours(name, tensors[name]).to(dtype)
+            for our, name in names.items()
+            if name in tensors
         }
 
     return PublishedCheckpoint(
@@ -101,6 +111,7 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
         exp_avg=ours(moments["exp_avg"]),
         exp_avg_sq=ours(moments["exp_avg_sq"]),
         step=step,
+        converted=tuple(sorted(str(kind).removeprefix("torch.") for kind in found - {dtype})),
     )
 
 
@@ -127,12 +138,23 @@ def _moments(contents: dict, path: str | Path, names: list[str]) -> dict[str, di
 
 
 def published_names(network: NCSNpp) -> dict[str, str]:
-    """The published name of every entry of the network's state dict, in the published order."""
+    """The published name of every entry of the network's state dict, in the published order.
+
+    Raises:
+        BadInput: the published code cannot run the network.
+    """
+    if any(isinstance(module, UpsampleConv) for module in network.modules()):
+        raise BadInput(
+            "network: found a convolution that upsamples, expected none, as the published code "
+            "cannot run it: ddpm blocks need 'resamp_with_conv: false', and 'progressive: "
+            "residual' has no published form"
+        )
+    blocks = BLOCKS | (DDPM_BLOCKS if network.resblock == "ddpm" else {})
     state = network.state_dict()
     return {
         f"{prefix}.{ours}": f"all_modules.{n}.{published}"
         for n, (prefix, block) in enumerate(_blocks(network, ""))
-        for ours, published in BLOCKS[type(block)].items()
+        for ours, published in blocks.get(type(block), {}).items()
         if f"{prefix}.{ours}" in state
     }
 
@@ -146,17 +168,19 @@ def _projection(ours: str, published: str) -> dict[str, str]:
 
 
 PLAIN = {"weight": "weight", "bias": "bias"}
+RESIDUAL_BLOCK = (
+    _layer("norm_0", "GroupNorm_0")
+    | _layer("conv_0", "Conv_0")
+    | _layer("dense", "Dense_0")
+    | _layer("norm_1", "GroupNorm_1")
+    | _layer("conv_1", "Conv_1")
+)
 BLOCKS = {
     FourierEmbedding: {"frequencies": "W"},
     nn.Linear: PLAIN,
     nn.Conv2d: PLAIN,
     nn.GroupNorm: PLAIN,
-    ResidualBlock: _layer("norm_0", "GroupNorm_0")
-    | _layer("conv_0", "Conv_0")
-    | _layer("dense", "Dense_0")
-    | _layer("norm_1", "GroupNorm_1")
-    | _layer("conv_1", "Conv_1")
-    | _layer("shortcut", "Conv_2"),
+    ResidualBlock: RESIDUAL_BLOCK | _layer("shortcut", "Conv_2"),
     Attention: _layer("norm", "GroupNorm_0")
     | _projection("query", "NIN_0")
     | _projection("key", "NIN_1")
@@ -166,12 +190,15 @@ BLOCKS = {
     StridedConv: _layer("conv", "Conv_0"),
     InputSkip: _layer("project", "Conv_0"),
 }
+DDPM_BLOCKS = {ResidualBlock: RESIDUAL_BLOCK | _projection("shortcut", "NIN_0")}
 
 
 def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     """What ``all_modules`` counts, with our names, in order of registration: the forward order."""
     for name, child in module.named_children():
-        if type(child) in BLOCKS:
+        if isinstance(child, Resampling):
+            yield f"{prefix}{name}.resample", child.resample
+        elif type(child) in BLOCKS:
             yield prefix + name, child
         else:
             yield from _blocks(child, f"{prefix}{name}.")
@@ -190,21 +217,38 @@ def _to_ours(published: str, stored: Tensor) -> Tensor:
     return stored.T[:, :, None, None].contiguous() if _is_projection(published) else stored
 
 
+# Optimizers and counters hold NumPy scalars; what makes them has one of two module names.
+SCALAR = np.float64(0).__reduce__()[0]
+ALLOWED = [np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd")]
+ALLOWED += [(SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+# How PyTorch's reader names what it does not make.
+REFUSED = re.compile(r"(?:GLOBAL |<class ')(\w+(?:\.\w+)*)(?:'| was | whose )")
+# A zip archive, or the pickle that came before it.
+STARTS = (b"PK\x03\x04", b"\x80")
+
+
 def _load(path: Path) -> dict:
     if not path.is_file():
         raise MissingFile(f"{path}: no such file, expected a published NCSN++ checkpoint")
-    # The learning rate in the optimizer's state is a NumPy scalar, under one of two module names.
-    scalar = np.float64(0).__reduce__()[0]
-    allowed = [np.dtype, np.dtypes.Float64DType]
-    allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start.startswith(STARTS):
+        found = f"a file that begins with {start!r}" if start else "an empty file"
+        raise BadInput(f"{path}: found {found}, expected a PyTorch file")
     try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     # Damaged files lead the unpickler to almost any exception.
     except Exception as error:
+        if refused := REFUSED.search(str(error)):
+            raise BadInput(
+                f"{path}: found the Python object {refused[1]}, expected tensors and plain values "
+                "only, as nothing else is unpickled"
+            ) from None
         raise BadInput(
-            f"{path}: not loaded, expected a PyTorch file of tensors and plain values only"
+            f"{path}: found a PyTorch file that is cut short or damaged, or another archive or "
+            "pickle, expected a whole PyTorch file"
         ) from error
 
 
@@ -220,8 +264,11 @@ def _entry(contents: object, path: str | Path, kind: type, *keys: str | int) -> 
     return contents
 
 
-def _require(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: str) -> None:
-    """BadInput unless tensors have exactly the expected names and shapes and finite values."""
+def _require(
+    tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, where: str
+) -> None:
+    """BadInput unless tensors have exactly the expected names and shapes, and values that are
+    finite in ``dtype``."""
     found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()}
     faults = {
         "missing": [name for name in shapes if name not in found],
@@ -234,7 +281,7 @@ def _require(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], whe
         "without finite floating-point numbers": [
             name
             for name, shape in shapes.items()
-            if found.get(name) == shape and not _is_finite(tensors[name])
+            if found.get(name) == shape and not _is_finite(tensors[name], dtype)
         ],
     }
     if any(faults.values()):
@@ -244,10 +291,10 @@ def _require(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], whe
         )
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is a dense one in memory, of finite floating-point numbers."""
+def _is_finite(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether ``tensor`` is a dense one in memory, of numbers that are finite in ``dtype``."""
     dense = tensor.layout == torch.strided and tensor.is_cpu
-    return dense and tensor.is_floating_point() and bool(tensor.isfinite().all())
+    return dense and tensor.is_floating_point() and bool(tensor.to(dtype).isfinite().all())
 
 
 def _some(names: list[str], shown: int = 5) -> str:

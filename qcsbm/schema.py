@@ -67,6 +67,7 @@ class Network(Closed):
     fir_kernel: list[Count] = [1, 3, 3, 1]
     skip_rescale: bool = True
     resblock: Literal["biggan", "ddpm"] = "biggan"
+    resamp_with_conv: bool = True
     progressive: Literal["none", "output_skip", "residual"] = "none"
     progressive_input: Literal["none", "input_skip", "residual"] = "residual"
     progressive_combine: Literal["sum", "cat"] = "sum"

@@ -20,7 +20,7 @@ VERSIONS = {
     "prepare": 1,
     "classifier": 2,
     "train": 3,
-    "import_checkpoint": 1,
+    "import_checkpoint": 2,
     "sample": 2,
     "features": 3,
     "quality": 5,

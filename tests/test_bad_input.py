@@ -695,9 +695,9 @@ CHECKPOINTS = {
     ),
 }
 PUBLISHED = {
-    "of nothing": (lambda _: b"", "x.pth: not loaded, expected"),
-    "of text": (lambda _: b"hello", "x.pth: not loaded, expected"),
-    "truncated": (lambda c: saved(c)[:-100], "x.pth: not loaded, expected"),
+    "of nothing": (lambda _: b"", "x.pth: found an empty file, expected"),
+    "of text": (lambda _: b"hello", "x.pth: found a file that begins with b'hello', expected"),
+    "truncated": (lambda c: saved(c)[:-100], "x.pth: found a PyTorch file that is cut short"),
     "of other contents": (lambda _: [1], "x.pth: model: found nothing, expected dict"),
     "without averages": (
         lambda c: c | {"ema": {}},

@@ -1,5 +1,6 @@
 """The command line: one sentence and an exit status for whatever goes wrong."""
 
+import copy
 import hashlib
 import json
 import subprocess
@@ -146,9 +147,28 @@ def test_imported_checkpoint_has_both_weights_and_a_record_of_its_origin(publish
         assert torch.equal(state.exp_avg_sq[name], expected[name] ** 2)
     record = json.loads((tmp_path / "checkpoint.json").read_text())
     assert record["inputs"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
-    assert record["protocol"]["step"] == 60
+    assert record["protocol"]["step"] == 60 and record["protocol"]["converted_from"] == []
     assert record["protocol"]["parameters"] == sum(p.numel() for p in model.parameters())
     assert record["specification"]["model"]["network"]["nf"] == 8
+
+
+def test_checkpoint_in_half_precision_is_converted_with_a_note(published, tmp_path, caplog):
+    model, path = published
+    contents = torch.load(path, weights_only=True)
+    contents["model"] = {name: t.half() for name, t in contents["model"].items()}
+    torch.save(contents, tmp_path / "half.pth")
+    out = tmp_path / "out"
+    assert in_process("import-checkpoint", tmp_path / "half.pth", "--out", out, *CELL) == 0
+    assert "half.pth: found tensors of float16, converted them to float32" in caplog.text
+    record = json.loads((out / "checkpoint.json").read_text())
+    assert record["protocol"]["converted_from"] == ["float16"]
+    # What every later job does with it.
+    state = checkpoint.load(out / "checkpoint.safetensors", step=60)
+    fresh = copy.deepcopy(model).requires_grad_()
+    checkpoint.require_fit(state, fresh, "it")
+    loaded = checkpoint.load_weights(fresh, out / "checkpoint.safetensors", "raw")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor.half().float())
 
 
 @pytest.mark.parametrize(

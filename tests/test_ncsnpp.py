@@ -164,7 +164,11 @@ VARIANTS = [
     for progressive in ("none", "output_skip", "residual")
     for inputs in ("none", "input_skip", "residual")
     for fir in (True, False)
-] + [{"progressive_input": "input_skip", "progressive_combine": "cat", "ch_mult": (1, 2, 2)}]
+] + [
+    {"progressive_input": "input_skip", "progressive_combine": "cat", "ch_mult": (1, 2, 2)},
+    {"resblock": "ddpm", "resamp_with_conv": False, "fir": True},
+    {"resblock": "ddpm", "resamp_with_conv": False, "fir": False},
+]
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=lambda s: "-".join(map(str, s.values())))

@@ -46,12 +46,13 @@ networks = st.fixed_dictionaries(
         "dropout": fractions,
         "fir": st.booleans(),
         "resblock": st.sampled_from(["biggan", "ddpm"]),
+        "resamp_with_conv": st.booleans(),
         "progressive": st.sampled_from(["none", "output_skip", "residual"]),
         "fourier_scale": st.floats(0, exclude_min=True, allow_infinity=False),
         "init_scale": st.floats(0, allow_infinity=False),
     }
 )
-labels = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)
+labels = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="|"), min_size=1)
 regularisers = st.fixed_dictionaries(
     {
         "weight": st.floats(0, allow_infinity=False),

@@ -1,6 +1,9 @@
 import hashlib
+import io
 import json
 import math
+import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from torch import nn
 
 import qcsbm.conservativeness
 from qcsbm.conservativeness import one_probe_asymmetry
+from qcsbm.errors import BadInput
 from qcsbm.likelihood import hutchinson_divergence
 from qcsbm.losses import training_loss
 from qcsbm.models import EnergyScoreModel, ScoreModel
@@ -69,6 +73,8 @@ VARIANTS = [
     {},
     {"progressive_input": "input_skip", "progressive": "output_skip"},
     {"progressive_input": "none", "fir": False},
+    {"resblock": "ddpm", "resamp_with_conv": False},
+    {"resblock": "ddpm", "resamp_with_conv": False, "progressive": "output_skip"},
 ]
 
 
@@ -83,6 +89,55 @@ def test_weights_and_averages_come_back_under_our_names(settings, tmp_path):
     for name, tensor in expected.items():
         assert torch.equal(checkpoint.model[name], tensor)
         assert torch.equal(checkpoint.ema[name], tensor + 1 if name in trained else tensor)
+
+
+@pytest.mark.parametrize("settings", [{"resblock": "ddpm"}, {"progressive": "residual"}], ids=str)
+def test_a_network_that_the_published_code_cannot_run_is_refused(settings, tmp_path):
+    path = save(published_file(tiny_network()), tmp_path)
+    with pytest.raises(BadInput, match="network: found a convolution that upsamples, expected"):
+        read_published(path, tiny_network(**settings))
+
+
+def in_precision(value: object, dtype: torch.dtype) -> object:
+    """``value`` with all of its tensors converted."""
+    if isinstance(value, dict):
+        return {key: in_precision(item, dtype) for key, item in value.items()}
+    if isinstance(value, list):
+        return [in_precision(item, dtype) for item in value]
+    return value.to(dtype) if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float64"])
+def test_another_precision_is_converted_and_named(name, tmp_path):
+    network = tiny_network()
+    contents = published_file(network)
+    adam_step(network, contents)
+    path = save(in_precision(contents, getattr(torch, name)), tmp_path)
+    checkpoint = read_published(path, network)
+    assert checkpoint.converted == (name,)
+    for ours, tensor in network.state_dict().items():
+        expected = tensor.to(getattr(torch, name)).float()
+        assert checkpoint.model[ours].dtype == torch.float32
+        assert torch.equal(checkpoint.model[ours], expected)
+    for part in (checkpoint.ema, checkpoint.exp_avg, checkpoint.exp_avg_sq):
+        assert {tensor.dtype for tensor in part.values()} == {torch.float32}
+
+
+def test_numbers_that_are_infinite_once_converted_are_refused(tmp_path):
+    contents = in_precision(published_file(tiny_network()), torch.float64)
+    contents["model"]["module.all_modules.4.Conv_0.bias"][3] = 1e39
+    with pytest.raises(BadInput, match="finite floating-point numbers: all_modules.4.Conv_0.bias"):
+        read_published(save(contents, tmp_path), tiny_network())
+
+
+@pytest.mark.parametrize("kind", "?bBhHiIlLqQefd")
+@pytest.mark.parametrize("new", [True, False])
+def test_numpy_scalars_beside_the_weights_are_harmless(kind, new, tmp_path):
+    network = tiny_network()
+    contents = published_file(network)
+    contents["optimizer"]["param_groups"][0]["lr"] = np.dtype(kind).type(1)
+    torch.save(contents, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+    assert read_published(tmp_path / "x.pth", network).step == 5
 
 
 def test_names_of_one_process_and_a_file_without_step_are_read_too(tmp_path):
@@ -254,7 +309,7 @@ class Payload:
 def test_a_file_with_code_is_refused_and_not_run(tmp_path):
     network, marker = tiny_network(), tmp_path / "marker"
     path = save(published_file(network) | {"extra": Payload(marker)}, tmp_path)
-    with pytest.raises(ValueError, match="expected a PyTorch file of tensors and plain values"):
+    with pytest.raises(BadInput, match=r"found the Python object [\w.]+, expected tensors"):
         read_published(path, network)
     assert not marker.exists()
 
@@ -263,10 +318,26 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     path = tmp_path / "checkpoint.pth"
     with pytest.raises(FileNotFoundError, match=r"checkpoint\.pth: no such file"):
         read_published(path, tiny_network())
-    for contents in (b"", b"not a checkpoint", b"PK\x03\x04 cut short"):
+    whole = io.BytesIO()
+    torch.save(published_file(tiny_network()), whole)
+    half = whole.getvalue()[: len(whole.getvalue()) // 2]
+    for contents, found in [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><html>", "a file that begins with b'<!DOCTYPE html><'"),
+        (half, "a PyTorch file that is cut short or damaged"),
+        (b"PK\x03\x04 cut short", "a PyTorch file that is cut short or damaged"),
+        (pickle.dumps({"model": 1}), "a PyTorch file that is cut short or damaged"),
+    ]:
         path.write_bytes(contents)
-        with pytest.raises(ValueError, match="expected a PyTorch file of tensors"):
+        with pytest.raises(BadInput, match=re.escape(f"checkpoint.pth: found {found}")):
             read_published(path, tiny_network())
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), np.str_("a"), np.datetime64("2026-01-01")], ids=str)
+def test_other_numpy_objects_are_refused_by_name(value, tmp_path):
+    path = save(published_file(tiny_network()) | {"extra": value}, tmp_path)
+    with pytest.raises(BadInput, match=r"found the Python object numpy\.\S+, expected tensors"):
+        read_published(path, tiny_network())
 
 
 # Parity with the public implementations: see tests/golden/ncsnpp.json for how its numbers were

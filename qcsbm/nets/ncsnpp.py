@@ -45,10 +45,11 @@ class NCSNpp(nn.Module):
 
     Widths are ``nf`` times the entries of ``ch_mult``, one level each; every level has
     ``num_res_blocks`` residual blocks (one more in the decoder) that resample inside ("biggan") or
-    beside them ("ddpm"), and attention at ``attn_resolutions``. ``fir`` resamples through the
-    filter ``fir_kernel``; otherwise by means and repetition. ``progressive_combine`` says how an
-    input skip joins the feature map. ``fourier_scale`` is the standard deviation of the frequencies
-    of log σ, ``init_scale`` scales the initial variance of the last convolution of every block.
+    beside them ("ddpm", there with a convolution if ``resamp_with_conv``), and attention at
+    ``attn_resolutions``. ``fir`` resamples through the filter ``fir_kernel``; otherwise by means
+    and repetition. ``progressive_combine`` says how an input skip joins the feature map.
+    ``fourier_scale`` is the standard deviation of the frequencies of log σ, ``init_scale`` scales
+    the initial variance of the last convolution of every block.
 
     Initial weights and the fixed frequencies come from PyTorch's global generator.
 
@@ -71,6 +72,7 @@ class NCSNpp(nn.Module):
         fir_kernel: tuple = (1, 3, 3, 1),
         skip_rescale: bool = True,
         resblock: str = "biggan",
+        resamp_with_conv: bool = True,
         progressive: str = "none",
         progressive_input: str = "residual",
         progressive_combine: str = "sum",
@@ -94,11 +96,13 @@ class NCSNpp(nn.Module):
             taps=tuple(fir_kernel) if fir else None,
             skip_rescale=skip_rescale,
             resblock=resblock,
+            resamp_with_conv=resamp_with_conv,
             progressive=progressive,
             progressive_input=progressive_input,
             progressive_combine=progressive_combine,
             init_scale=init_scale,
         )
+        self.resblock = resblock
         widths = [nf * multiplier for multiplier in ch_mult]
         attends = [resolution in attn_resolutions for resolution in resolutions]
         deepest = len(ch_mult) - 1
@@ -169,6 +173,7 @@ class Blocks:
     taps: tuple | None
     skip_rescale: bool
     resblock: str
+    resamp_with_conv: bool
     progressive: str
     progressive_input: str
     progressive_combine: str
@@ -207,11 +212,15 @@ class Blocks:
     def down(self, width: int) -> nn.Module:
         if self.resblock == "biggan":
             return self.residual(width, width, Downsample(self.smoother()))
+        if not self.resamp_with_conv:
+            return Resampling(Downsample(self.smoother()))
         return Resampling(self.down_conv(width, width))
 
     def up(self, width: int) -> nn.Module:
         if self.resblock == "biggan":
             return self.residual(width, width, Upsample(self.smoother()))
+        if not self.resamp_with_conv:
+            return Resampling(Upsample(self.smoother()))
         return Resampling(self.up_conv(width, width))
 
     def join_input(self, pyramid_width: int, width: int) -> tuple[nn.Module | None, int, int]:
@@ -304,7 +313,7 @@ class Stage(nn.Module):
 
 
 class Resampling(nn.Module):
-    """A convolution that resamples, called like a residual block; it ignores the noise level."""
+    """What resamples beside residual blocks, called like one; it ignores the noise level."""
 
     def __init__(self, resample: nn.Module):
         super().__init__()

@@ -5,6 +5,7 @@ are another model.
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
@@ -40,11 +41,18 @@ def run(arguments: argparse.Namespace) -> None:
     with torch.device("meta"):
         model = build(shape, **spec["model"])
     published = read_published(arguments.file, model.network)
+    if published.converted:
+        logging.warning(
+            "%s: found tensors of %s, converted them to float32, the precision of training",
+            arguments.file,
+            " and ".join(published.converted),
+        )
     out = arguments.out / "checkpoint.safetensors"
     with recorded(
         arguments.out / "checkpoint.json", "import_checkpoint", spec, [arguments.file], [out]
     ) as record:
         record.protocol["step"] = published.step
+        record.protocol["converted_from"] = list(published.converted)
         record.protocol["parameters"] = sum(p.numel() for p in model.parameters())
         tensors = published.model, published.ema, published.exp_avg, published.exp_avg_sq
         state = TrainingState(published.step, *map(_prefixed, tensors), spec, code=record.code)
