@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import in_process
 from matplotlib.quiver import Quiver
 
 from qcsbm import specification
+from qcsbm.errors import Diverged
 from qcsbm.experiments import toy
 from qcsbm.figures import toy as pictures
 from qcsbm.stages import toy as stage
@@ -38,6 +40,18 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def records(folder):
     return {method: json.loads((folder / f"{method}.json").read_text()) for method in toy.METHODS}
+
+
+def test_a_divergence_ends_the_job_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def diverge(*_):
+        raise Diverged("it diverged")
+
+    monkeypatch.setattr(toy, "train", diverge)
+    spec = {"version": 1, "dataset": "8-gaussian", "method": "u", "seed": 0, "protocol": PROTOCOL}
+    outputs = ["--out", tmp_path / "u.npz", "--record", tmp_path / "u.json"]
+    assert in_process("toy", "--spec", json.dumps(spec), *outputs) == 1
+    assert capsys.readouterr().err == "qcsbm toy: it diverged\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_that_the_workflow_knows_are_those_of_the_experiment():

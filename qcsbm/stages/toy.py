@@ -18,7 +18,7 @@ from qcsbm.files import atomic
 from qcsbm.metrics.prdc import precision_recall
 from qcsbm.provenance import recorded
 from qcsbm.seeding import generator
-from qcsbm.stages.arguments import add_record, add_spec
+from qcsbm.stages.arguments import add_spec
 
 # Points per noise level, for the NLL, and samples.
 TEST = 1000
@@ -29,7 +29,8 @@ FIELD_TIME = 0.3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spec(parser)
     parser.add_argument("--out", type=Path, required=True, help="field and samples to write, .npz")
-    add_record(parser)
+    # Its tables and pictures have no place for a reason: here a divergence is the end of the job.
+    parser.add_argument("--record", type=Path, required=True, help="JSON record to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
