@@ -129,14 +129,13 @@ def write_checkpoint(path, method, step, seed=1):
 
 @pytest.fixture
 def measured(digits, tmp_path):
-    """Runs a stage in two shards, gathers them, and returns the score, a result and metrics."""
+    """Runs a stage, gathers its one shard, and returns score, result, metrics and cost."""
 
     def run(stage, method, *names):
         (tmp_path / "data").symlink_to(digits)
-        # The file's name is that of another step: only what it holds counts.
         write_checkpoint(tmp_path / "step60.safetensors", method, cell(method).steps)
         specified = getattr(specification, stage)(EXPERIMENT, "digits", method, SEED, *names)
-        result, record = measure(stage, specified, tmp_path, tmp_path, 2)
+        result, record = measure(stage, specified, tmp_path, tmp_path, 1)
         section = {"sample": "quality"}.get(stage, stage)
         part = getattr(cell(method), section).weights
         metrics = {m["name"]: (m["value"], m["stderr"], m["n"]) for m in record["metrics"]}
