@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all report env test lint digests lock
+.PHONY: all report env test mutants lint digests lock
 
 all: env
 	$(BIN)/snakemake --cores all all
@@ -23,6 +23,10 @@ $(VENV)/.installed: requirements.lock torch.lock pyproject.toml
 
 test: env
 	$(BIN)/python -m pytest
+
+# Which small mistakes do the tests see? `make mutants MUTANTS="--per-file 50 qcsbm/losses.py"`
+mutants: env
+	$(BIN)/python tests/mutation/run.py $(MUTANTS)
 
 lint: env
 	$(BIN)/ruff check .
