@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from qcsbm import checkpoint, cli, config, device, specification
+from qcsbm import agreement, checkpoint, cli, config, device, specification
 from qcsbm.models import build
 
 # As in every job: results do not depend on the number of cores, and cores are not fought for.
@@ -33,6 +33,17 @@ def in_process(*arguments):
             return cli.main([str(word) for word in arguments])
         except SystemExit as end:
             return end.code
+
+
+def expecting(records):
+    """What a stage is told that may put ``records`` together, see `qcsbm.agreement.require`."""
+    told = {"strict": False, "seeds": {}, "records": {}}
+    for record in records:
+        dataset, method, seed = (record[key] for key in ("dataset", "method", "seed"))
+        told["seeds"].setdefault(dataset, []).append(seed)
+        digest = agreement.digest(record["specification"])
+        told["records"].setdefault(f"{dataset}/{method}", []).append(digest)
+    return told
 
 
 def pytest_addoption(parser):

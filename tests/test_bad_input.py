@@ -258,6 +258,7 @@ FEATURES = {
     "extractor_sha256": "a",
     "images_sha256": "b",
     "extractor_accuracy": 0.9,
+    "code": "",
 }
 METRIC = {"name": "nll", "value": 1.0, "stderr": None, "n": 3, "unit": "bits/dim"}
 RECORD = {
@@ -287,7 +288,11 @@ DEEP = b"[" * 100_000
 
 CONFIGURED = {
     "unknown key": ("methods.u.wieght", 1, "methods.u.wieght: found an unknown key"),
-    "key of no level": ("sedes", [1], "sedes: found an unknown key, expected one of tier, seeds"),
+    "key of no level": (
+        "sedes",
+        [1],
+        "sedes: found an unknown key, expected one of tier, strict, seeds",
+    ),
     "text for a number": ("methods.u.steps", "many", "methods.u.steps: found 'many', expected"),
     "flag for a number": ("seeds", [True], "seeds.0: found True, expected"),
     "fraction for a count": ("seeds", [1.5], "seeds.0: found 1.5, expected"),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, in_process
+from conftest import ROOT, expecting, in_process
 from scipy.stats import binomtest
 
 from qcsbm import classification, config, provenance, specification
@@ -123,9 +123,10 @@ def test_accuracy_of_the_classifier_stands_below_the_table(run, tmp_path, extrac
     document["protocol"]["extractor"] = extractor
     options = ["--samples", *shards, "--reference", *shards, "--record", tmp_path / "quality"]
     assert in_process("quality", "--spec", json.dumps(document), *options) == 0
-    protocol = provenance.read_record(tmp_path / "quality")["protocol"]
+    record = provenance.read_record(tmp_path / "quality")
+    protocol = record["protocol"]
     assert protocol.get("extractor_accuracy") == (share if weights else None)
-    spec = json.dumps(specification.table(EXPERIMENT, "table3"))
+    spec = json.dumps(specification.table(EXPERIMENT, "table3") | expecting([record]))
     options = ["--records", tmp_path / "quality", "--out", tmp_path / "table"]
     assert in_process("table", "--spec", spec, *options) == 0
     note = f"extractor classifier, extractor accuracy {share:g}, reference train"

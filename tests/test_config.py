@@ -425,9 +425,10 @@ def test_no_dataset_or_table_has_the_name_of_a_rule(quick, rules):
 
 
 def test_no_tier_has_the_name_of_a_folder_of_the_quick_tier(quick):
-    rules = [*(ROOT / "workflow/rules").iterdir(), ROOT / "Snakefile"]
+    rules = [*(ROOT / "workflow/rules").iterdir(), ROOT / "Snakefile", ROOT / "qcsbm/layout.py"]
     text = "".join(path.read_text() for path in rules)
-    assert set(re.findall(r'\{ROOT\}/([a-z0-9_]+)(?=[/"])', text)) == consistency.FOLDERS
+    folders = set(re.findall(r'\{(?:ROOT|experiment\.root)\}/([a-z0-9_]+)(?=[/"])', text))
+    assert folders == consistency.FOLDERS
     for tier in consistency.FOLDERS:
         with pytest.raises(ConfigError, match=f"x: tier: found the name '{tier}', expected"):
             load({**quick, "tier": tier}, "x")

@@ -86,13 +86,25 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory):
-    """All jobs of the workflow, by each of their outputs."""
+def folder(tmp_path_factory):
+    """Where the workflow runs, with files from outside."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "tiny.yaml").write_text(DOCUMENT)
     (folder / "published").mkdir()
     for name in ("u.safetensors", "patches.npz"):
-        (folder / "published" / name).touch()
+        (folder / "published" / name).write_text(name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def there(folder, monkeypatch):
+    """Specifications hold checksums of files from outside."""
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope="module")
+def jobs(folder):
+    """All jobs of the workflow, by each of their outputs."""
     options = ["-n", "--printshellcmds", "--cores", "2", "--configfile", "tiny.yaml"]
     result = snakemake("all", "toy", "--set-scatter", "shards=2", *options, cwd=folder)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

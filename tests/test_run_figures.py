@@ -7,9 +7,9 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import in_process
+from conftest import expecting, in_process
 
-from qcsbm import agreement, failure
+from qcsbm import failure
 from qcsbm.figures import frames, runs, style
 
 METHODS = {"c": "C", "u": "U", "qc": "QC"}
@@ -303,15 +303,8 @@ def finished(tmp_path, curves):
 
 
 def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished, tmp_path):
-    expected = {}
-    for path in finished:
-        record = json.loads(path.read_text())
-        digest = agreement.digest(record["specification"])
-        expected.setdefault(f"{record['dataset']}/{record['method']}", []).append(digest)
     spec = {
-        "strict": False,
-        "seeds": {"x": [0, 1]},
-        "records": expected,
+        **expecting(json.loads(path.read_text()) for path in finished),
         "methods": [["c", "C"], ["u", "U"], ["qc", "QC"]],
         "seed": 0,
         "samplers": ["pc"],

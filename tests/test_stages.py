@@ -47,7 +47,7 @@ datasets:
   digits:
     label: Digits
     data: {source: digits}
-    classifier: {epochs: 2}
+    classifier: {epochs: 8}
 methods:
   c:
     label: C
@@ -193,7 +193,7 @@ def test_asymmetries_are_those_of_the_jacobian(method, digits, measured):
 def test_features_are_those_of_the_classifier(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("qcsbm.stages.features.BATCH_SIZE", 8)
     torch.manual_seed(1)
-    classification.save(tmp_path / "weights", Classifier(1, 10))
+    classification.save(tmp_path / "weights", Classifier(1, 10), 0.75)
     arguments = ["--data", digits, "--images", digits / "test.npy", "--shard", "1-of-1"]
     arguments += ["--weights", tmp_path / "weights", "--out", tmp_path / "features.npz"]
     assert in_process("features", "--spec", spec("features", "classifier"), *arguments) == 0
@@ -230,7 +230,7 @@ def test_quality_compares_samples_with_the_reference(tmp_path):
     assert len({precision, recall, *plain.precision_recall(real, fake, 3)}) == 4
     error = (precision * (1 - precision) / 30) ** 0.5
     assert found["precision"] == pytest.approx((precision, error, 30))
-    assert found["recall"][0] == pytest.approx(recall) and found["recall"][2] == 50
+    assert found["recall"][0] == pytest.approx(recall) and found["recall"][2] == 30
     assert record["protocol"]["samples_sha256"] == "fake"
     assert record["protocol"]["reference_sha256"] == "real"
 
@@ -240,9 +240,9 @@ def test_classifier_learns_from_the_training_split_and_is_judged_by_the_other(di
     arguments = ["--data", digits, "--out", out, "--record", record]
     assert in_process("classifier", "--spec", spec("classifier", "digits"), *arguments) == 0
     labels = {name: np.load(digits / f"{name}_labels.npy") for name in ("train", "test")}
-    expected = plain.train_classifier(images(digits, "train"), labels["train"], epochs=2)
+    expected = plain.train_classifier(images(digits, "train"), labels["train"], epochs=8)
     for name, tensor in plain.tensors(out).items():
-        np.testing.assert_allclose(tensor, expected[name], atol=1e-4)
+        np.testing.assert_allclose(tensor, expected[name], atol=5e-4)
     right = plain.classify(expected, images(digits, "test"))[1].argmax(1) == labels["test"]
     share = right.mean()
     assert 0 < share < 1

@@ -147,7 +147,7 @@ def test_every_source_has_files_that_are_looked_for(source, tmp_path, monkeypatc
     monkeypatch.setenv("QCSBM_DATA", str(tmp_path))
     documents = {
         "digits": {},
-        "patches": {"size": 8, "train": 1, "test": 1},
+        "patches": {"size": 8, "train": 2, "test": 2},
         "arrays": {"name": "x", "layout": "nhw"},
         "idx": {"name": "x"},
         "folder": {"name": "x"},

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, in_process
+from conftest import ROOT, expecting, in_process
 
 from qcsbm import config, failure, pages, paper_rows, specification
 from qcsbm.tables import build, flat, format_value, latex, over_seeds, sections, tidy
@@ -50,6 +50,7 @@ def record(stage, method, seed, metrics, **protocol):
             for name, value in metrics.items()
         ],
         "protocol": protocol,
+        "specification": {"stage": stage, "seed": seed, "protocol": protocol},
     }
 
 
@@ -315,7 +316,8 @@ def write(folder, records):
 def test_stages_write_what_the_functions_return(records, spec, tmp_path):
     paths = write(tmp_path, records)
     arguments = ["--records", *paths, "--out", tmp_path / "table2"]
-    assert in_process("table", "--spec", json.dumps(spec), *arguments) == 0
+    told = expecting(records)
+    assert in_process("table", "--spec", json.dumps(spec | told), *arguments) == 0
     blocks = build(tidy(records), spec, {})
     written = {
         suffix: (tmp_path / f"table2.{suffix}").read_text() for suffix in ("md", "csv", "tex")
@@ -326,7 +328,7 @@ def test_stages_write_what_the_functions_return(records, spec, tmp_path):
         "tex": latex(blocks),
     }
     arguments = ["--records", *paths, "--out", tmp_path / "metrics.csv"]
-    assert in_process("metrics", "--spec", json.dumps({"version": 1}), *arguments) == 0
+    assert in_process("metrics", "--spec", json.dumps(told), *arguments) == 0
     frame = pd.read_csv(tmp_path / "metrics.csv")
     assert frame["value"].tolist() == tidy(records)["value"].tolist()
     assert set(QC) <= set(frame)
@@ -340,7 +342,8 @@ def test_tables_of_nothing_but_failures_say_why(spec, sampler, tmp_path):
             facts = {"dataset": "digits", "method": method, "seed": seed, "protocol": {"a": 1}}
             paths.append(tmp_path / f"{method}{seed}.json")
             failure.write(paths[-1:], f"{method} diverged", facts)
-    spec["sampler"] = sampler
+    told = expecting(json.loads(path.read_text()) for path in paths)
+    spec |= {"sampler": sampler, **told}
     reasons = [f"- {LABELS[m]}, seed {seed}: {m} diverged." for m in LABELS for seed in (0, 4)]
     arguments = ["--records", *paths, "--out", tmp_path / "table"]
     assert in_process("table", "--spec", json.dumps(spec), *arguments) == 0
@@ -355,7 +358,7 @@ def test_tables_of_nothing_but_failures_say_why(spec, sampler, tmp_path):
     assert "- Nothing was measured." in lines and (tmp_path / "cost.html").exists()
     assert (tmp_path / "cost.csv").read_text() == "dataset,method\n"
     arguments = ["--records", *paths, "--out", tmp_path / "metrics.csv"]
-    assert in_process("metrics", "--spec", json.dumps({"version": 1}), *arguments) == 0
+    assert in_process("metrics", "--spec", json.dumps(told), *arguments) == 0
     assert pd.read_csv(tmp_path / "metrics.csv").empty
 
 

@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
     saved = SavedState(arguments.out.with_suffix(".state"), origin(spec, inputs))
 
     with recorded(arguments.record, "train", spec, inputs, outputs, training.processes) as record:
-        if arguments.init:
-            record.computed_by(checkpoint.code(arguments.init))
         with parallel.processes(training.processes, _train, arguments, saved):
             record.cost["started_at_step"], state = _train(arguments, saved)
+        if arguments.init:
+            record.computed_by(checkpoint.code(arguments.init))
         with atomic(arguments.curve) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(CURVE_COLUMNS)
