@@ -125,7 +125,7 @@ def expected(results, cells, data):
                     "fd": (distance, None, n),
                     "cs": plain.class_score(logits),
                     "precision": (precision, (precision * (1 - precision) / n) ** 0.5, n),
-                    "recall": (recall, None, len(real)),
+                    "recall": (recall, None, n),
                 }
     return found
 
