@@ -148,7 +148,7 @@ class Slurm:
             )
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60.0) -> object:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 240.0) -> object:
     """The first value of ``condition()`` that is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,9 +1,12 @@
 """The workflow on a real Slurm: however its jobs end, results are those of a run without one."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,12 +25,14 @@ pytestmark = [
 ]
 
 RUNS = "results/ci/runs/digits/u"
+MEASURED = f"{RUNS}/seed0/shards/likelihood.1-of-1.json"
 # The table is that of seed 0; of seed 1 there is only the training, as it is enough to end it.
 TARGETS = ("results/ci/table2.md", f"{RUNS}/seed1/step150.safetensors")
 OPTIONS = (
     *("--workflow-profile", ROOT / "profiles/slurm"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "3"),
     *("--seconds-between-status-checks", "3", "--latency-wait", "5"),
+    "--slurm-keep-successful-logs",
 )
 
 
@@ -68,7 +73,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def disturbed(cluster, configuration, tmp_path_factory):
-    """A run on Slurm that loses its node, one job to scancel and one to its time limit."""
+    """A run on Slurm that loses its node, and a job each to scancel, its time limit and a kill."""
     folder = tmp_path_factory.mktemp("slurm")
     command = [sys.executable, "-m", "snakemake", *TARGETS, "--snakefile", ROOT / "Snakefile"]
     command = [str(word) for word in (*command, "--configfile", configuration, *OPTIONS)]
@@ -92,6 +97,8 @@ def disturbed(cluster, configuration, tmp_path_factory):
         # Slurm looks at time limits every 30 s.
         wait_for(lambda: state(cluster, late) != "RUNNING", "the end of a job's time")
         second.resume()
+        killed = wait_for(lambda: process_of(folder, "likelihood", MEASURED), "NLL")
+        killed.kill()
         status = run.wait(timeout=240)
     finally:
         run.kill()
@@ -116,22 +123,22 @@ def stopped_training(cluster, folder, seed):
     name = f"the training of seed {seed}"
     log = folder / f"results/ci/logs/digits/u/seed{seed}/train150.log"
     wait_for(lambda: log.exists() and "0/150 [" in log.read_text(), name)
-    process = next(p for p in psutil.process_iter() if is_training(p, folder, seed))
+    record = f"{RUNS}/seed{seed}/step150.json"
+    process = process_of(folder, "train", record)
     process.suspend()
     jobs = cluster.run("squeue", "-h", "--states=RUNNING", "-o", "%i %k").splitlines()
     return next(job.split()[0] for job in jobs if job.endswith(f"u_{seed}_150")), process
 
 
-def is_training(process, folder, seed):
-    try:
-        words = process.cmdline()
-        return (
-            words[1:4] == ["-m", "qcsbm", "train"]
-            and f"{RUNS}/seed{seed}/step150.json" in words
-            and process.cwd() == str(folder)
-        )
-    except psutil.Error:
-        return False
+def process_of(folder, stage, record):
+    """The process of a stage that is to write ``record``, if it runs."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            wanted = words[1:4] == ["-m", "qcsbm", stage] and record in words
+            if wanted and process.cwd() == str(folder):
+                return process
+    return None
 
 
 def state(cluster, job):
@@ -180,3 +187,10 @@ def test_requests_of_the_profile_reach_slurm(disturbed):
         # The limit of the job that had to end by now is a shorter one.
         assert time == "1-00:00:00" or job == disturbed.late
     assert set(disturbed.devices) == {"0", "1"}
+
+
+def test_a_killed_measurement_costs_itself_and_none_of_its_neighbours(disturbed):
+    logs = (disturbed.folder / ".snakemake/slurm_logs").rglob("*.log")
+    lines = "\n".join(log.read_text() for log in logs)
+    runs = Counter(re.findall(r"^rule (likelihood|asymmetry):", lines, re.MULTILINE))
+    assert runs == {"likelihood": 2, "asymmetry": 1}
