@@ -223,6 +223,19 @@ def test_energy_score_is_minus_the_gradient_of_its_energy():
     assert s[i].item() == pytest.approx(-slope.item(), rel=1e-6)
 
 
+def test_what_measures_a_score_leaves_its_argument_as_it_is():
+    model, x, t = network("energy", True), torch.rand(2, 1, 4, 4).double(), torch.full((2,), 0.5)
+    model(x, t)
+    exact_asymmetry(model, x, t)
+    estimate_asymmetry(model, x, t, 2, generator(0))
+    one_probe_asymmetry(model, x, t, generator(0))
+    assert not x.requires_grad
+    # Jᵀv is no part of a graph that nobody asked for.
+    y = x.clone().requires_grad_()
+    for product in vjp_jvp(model(y, t), y, torch.ones_like(y)):
+        assert not product.requires_grad
+
+
 def test_u_and_c_have_the_same_parameters():
     u, c = network("score", False), network("energy", True)
     torch.testing.assert_close(dict(u.named_parameters()), dict(c.named_parameters()))

@@ -33,3 +33,8 @@ def test_prior_log_prob_is_that_of_a_normal():
     x = torch.randn(4, 3, dtype=torch.float64)
     expected = torch.distributions.Normal(0.0, 5.0).log_prob(x).sum(1)
     torch.testing.assert_close(sde.prior_log_prob(x), expected)
+
+
+def test_defaults_are_the_published_ones():
+    # Song et al. (2021), Appendix C: σ from 0.01 to 50, times from 1e-5.
+    assert VESDE() == VESDE(sigma_min=0.01, sigma_max=50.0, epsilon=1e-5)

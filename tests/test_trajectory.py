@@ -80,6 +80,8 @@ def images():
 def trained(case, images, stop, regulariser, state=None):
     parameterisation = "energy" if case.energy else "score"
     model = build(SHAPE, parameterisation, case.residual, case.network, SDE, seed=case.seed)
+    # As a model is left by whoever measured it.
+    model.eval()
     return training.train(
         model, images, LEVELS, case.training, regulariser, case.seed, stop, copy.deepcopy(state)
     )
