@@ -36,8 +36,18 @@ COMPARISONS = {
     ast.NotIn: (ast.In,),
 }
 BOOLEAN = {ast.And: ast.Or, ast.Or: ast.And}
-SAID = {"print", "_say", "logging.info", "logging.warning", "logging.error", "logging.basicConfig"}
-SAID_BY = {"help", "description", "metavar", "prog", "desc", "msg"}
+SAID = re.compile(r"print|_say|logging\.\w+|progress\.set_postfix_str")
+SAID_BY = {
+    "help",
+    "description",
+    "metavar",
+    "prog",
+    "desc",
+    "mininterval",
+    "initial",
+    "total",
+    "disable",
+}
 OTHER_WORDS = {"train": "test", "test": "train", "ema": "raw", "raw": "ema"}
 RULE = re.compile(
     r"^( *)(?:rule ?(\w*)|wildcard_constraints|scattergather):\n((?:(?:\1 +.*)?\n)+)", re.M
@@ -125,7 +135,7 @@ def _is_said(node: ast.AST) -> bool:
     node = node.value if isinstance(node, ast.Expr) else node
     if isinstance(node, ast.keyword):
         return node.arg in SAID_BY
-    return isinstance(node, ast.Call) and ast.unparse(node.func) in SAID
+    return isinstance(node, ast.Call) and bool(SAID.fullmatch(ast.unparse(node.func)))
 
 
 def _changed(node: ast.AST, **fields: object) -> ast.AST:
