@@ -8,6 +8,7 @@ losses since that curve's last row. Reading one executes nothing.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,8 +97,53 @@ def load(path: str | Path, step: int | None = None) -> TrainingState:
 
 def code(path: str | Path) -> dict[str, list[str]]:
     """Which code made a checkpoint that `load` can read, as `qcsbm.provenance.Record` has it."""
+    return _header(path).get("code", {})
+
+
+def require_trained(path: str | Path, spec: dict) -> None:
+    """Refuse a checkpoint of another training than that of the measurement ``spec``.
+
+    Nothing is known of files from outside.
+
+    Raises:
+        BadInput: dataset, method, seed, model or regulariser of the training are others.
+    """
+    require_run(path, spec, ("dataset", "method", "seed", "model"))
+    found = _header(path)["spec"]
+    if not found or "outside" in spec:
+        return
+    regulariser = found["protocol"].get("regulariser") or {}
+    for key in ("weight", "estimator", "probes", "every", "times"):
+        _require_same(
+            path,
+            f"regulariser.{key}",
+            regulariser.get(key),
+            spec["protocol"].get(f"regulariser_{key}"),
+        )
+
+
+def require_run(path: str | Path, spec: dict, keys: Iterable[str]) -> None:
+    """Refuse a checkpoint whose training had other values of ``keys`` than ``spec`` has.
+
+    Raises:
+        BadInput: see above.
+    """
+    found = _header(path)["spec"]
+    if found and "outside" not in spec:
+        for key in keys:
+            _require_same(path, key, found.get(key), spec.get(key))
+
+
+def _require_same(path: str | Path, key: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise BadInput(
+            f"{path}: found a checkpoint that was trained with {key} {found}, expected {expected}"
+        )
+
+
+def _header(path: str | Path) -> dict:
     with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["qcsbm"]).get("code", {})
+        return json.loads(file.metadata()["qcsbm"])
 
 
 def load_weights(

@@ -27,7 +27,7 @@ DOCUMENT = yaml.safe_load("""
 tier: tiny
 seeds: [7]
 datasets:
-  digits: {label: Digits, data: {source: digits}, classifier: {epochs: 1}}
+  digits: {label: Digits, data: {source: digits}, classifier: {epochs: 8}}
 methods:
   u:
     label: U
@@ -46,7 +46,7 @@ methods:
     samplers:
       pc: {steps: 2, snr: 0.2, batch_size: 2}
       ode: {rtol: 0.5, atol: 0.3, batch_size: 2}
-    quality: {samples: 3, extractor: classifier}
+    quality: {samples: 4, extractor: classifier}
     likelihood: {samples: 3, rtol: 0.5, atol: 0.3, batch_size: 2}
     asymmetry: {estimator: probes, probes: 2, levels: 2, samples: 3, batch_size: 2}
 tables: {table2: {methods: [u]}, table3: {methods: [u], sampler: pc}}
@@ -85,6 +85,7 @@ OTHERS = {
         "fir_kernel": ([1, 1], MODEL),
         "skip_rescale": (False, MODEL),
         "resblock": ("ddpm", MODEL),
+        "resamp_with_conv": (False, MODEL),
         "progressive": ("residual", MODEL),
         "progressive_input": ("none", MODEL),
         "progressive_combine": ("cat", MODEL),
@@ -148,7 +149,7 @@ OTHERS = {
         "batch_size": (3, ("asymmetry",)),
         "weights": ("raw", ("asymmetry",)),
     },
-    "datasets.digits.classifier": {"epochs": (2, ("classifier",))},
+    "datasets.digits.classifier": {"epochs": (9, ("classifier",))},
     "toy": {
         "points": (60, ("toy",)),
         "steps": (3, ("toy",)),
@@ -161,7 +162,8 @@ KEYS = [(section, key) for section, keys in OTHERS.items() for key in keys]
 GIVEN = {
     (CELL, "parameterisation"): {f"{CELL}.regulariser": None},
     (f"{CELL}.network", "progressive_combine"): {f"{CELL}.network.progressive_input": "input_skip"},
-    (f"{CELL}.likelihood", "divergence"): {f"{CELL}.likelihood.samples": 1},
+    (f"{CELL}.likelihood", "divergence"): {f"{CELL}.likelihood.samples": 2},
+    (f"{CELL}.network", "resamp_with_conv"): {f"{CELL}.network.resblock": "ddpm"},
     (f"{CELL}.asymmetry", "estimator"): {
         f"{CELL}.asymmetry.estimator": "exact",
         f"{CELL}.asymmetry.probes": None,
@@ -271,7 +273,7 @@ class Stages:
         )
         splits.write(folder / "data", splits.Splits(train, test, 17))
         torch.manual_seed(1)
-        classification.save(folder / "weights", Classifier(1, 10))
+        classification.save(folder / "weights", Classifier(1, 10), 0.5)
         draws = np.random.default_rng(1)
         for name, n, centre in (("fake", 20, 1.0), ("real", 30, 0.0)):
             arrays = (draws.normal(centre, size=(n, d)).astype(np.float32) for d in (4, 3))

@@ -15,7 +15,15 @@ import torch
 import yaml
 from conftest import ROOT, in_process, snakemake
 
-from qcsbm import agreement, config, extractor_weights, outside, source_code, specification
+from qcsbm import (
+    agreement,
+    checkpoint,
+    config,
+    extractor_weights,
+    outside,
+    source_code,
+    specification,
+)
 from qcsbm.data import raw
 from qcsbm.provenance import read_record
 from qcsbm.schema import Arrays
@@ -294,6 +302,43 @@ def test_an_imported_checkpoint_counts_by_its_content(inputs, tmp_path):
     os.utime(tmp_path / "u.safetensors", (1, 1))
     found = jobs_of(snakemake(target, *dry, cwd=tmp_path).stdout)
     assert found == {"asymmetry": 1, "gather_asymmetry": 1}
+
+
+def replace(path, folder, **changes):
+    """A copy of the checkpoint ``path`` whose training had other facts."""
+    state = checkpoint.load(path)
+    state.spec = {**state.spec, **changes}
+    checkpoint.save(folder / "other.safetensors", state)
+    return folder / "other.safetensors"
+
+
+@pytest.mark.parametrize("stage", ["sample", "likelihood", "asymmetry", "train"])
+@pytest.mark.parametrize(
+    "key, value",
+    [("dataset", "patches"), ("seed", 1), ("method", "qc"), ("protocol", {"regulariser": None})],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    tiny, inputs, stage, key, value, tmp_path, capsys
+):
+    method = "u"
+    if key == "protocol":
+        method, value = "qc", {"regulariser": {"weight": 0.5, "estimator": "trace"}}
+    if stage == "train" and key in ("method", "protocol"):
+        pytest.skip("a training starts from that of another method")
+    more = {"sample": ("pc",), "train": (70,)}.get(stage, ())
+    spec = getattr(specification, stage)(tiny, "digits", method, 0, *more)
+    changes = {"method": method, key: value}
+    path = replace(inputs / "step60.safetensors", tmp_path, **changes)
+    outputs = ["--out", tmp_path / "out.npz", "--record", tmp_path / "record.json"]
+    start = ["--checkpoint", path, "--shard", "1-of-1"]
+    if stage == "train":
+        start = ["--init", path, "--curve", tmp_path / "curve.csv"]
+    words = ["--spec", json.dumps(spec), "--data", inputs / "data", *start, *outputs]
+    assert in_process(stage, *words) == 2
+    name = "regulariser.weight 0.5, expected 0.01" if key == "protocol" else f"{key} {value}"
+    message = capsys.readouterr().err
+    assert f"found a checkpoint that was trained with {name}" in message
+    assert not (tmp_path / "record.json").exists()
 
 
 # Records that do not belong together

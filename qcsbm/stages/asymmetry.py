@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint.load_weights(
         model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
     )
+    checkpoint.require_trained(arguments.checkpoint, spec)
 
     levels = share(arguments.shard, protocol["levels"])
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]

@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint.load_weights(
         model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
     )
+    checkpoint.require_trained(arguments.checkpoint, spec)
 
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
     with recorded(arguments.record, "likelihood", spec, inputs) as record:

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint.load_weights(
         model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
     )
+    checkpoint.require_trained(arguments.checkpoint, spec)
     options = {key: protocol[key] for key in OPTIONS[name]}
 
     images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [], 0

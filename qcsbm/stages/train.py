@@ -75,6 +75,7 @@ def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, Tra
     if start is None and arguments.init:
         start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
         checkpoint.require_fit(start, model, arguments.init)
+        checkpoint.require_run(arguments.init, spec, ("dataset", "seed", "model"))
     state = train(
         model,
         open_images(arguments.data / "train.npy"),
