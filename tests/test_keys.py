@@ -318,7 +318,8 @@ class Stages:
         if stage in ("train", "classifier"):
             return [tensor.numpy() for tensor in plain.tensors(out).values()]
         with np.load(out) as arrays:
-            return [arrays[name] for name in arrays if "sha256" not in name]
+            # Checksums and other facts are no arrays of numbers.
+            return [arrays[name] for name in arrays if arrays[name].ndim]
 
     def write_checkpoint(self, path, cell):
         """Random weights that do not depend on the cell as far as its network has the shapes."""
@@ -337,6 +338,8 @@ def stages(tmp_path_factory):
 @pytest.mark.parametrize("section, key, stage", ACTIONS)
 def test_a_key_changes_the_result_of_its_stage(section, key, stage, stages, monkeypatch):
     monkeypatch.setattr(toy, "TEST", 20)
+    # Of four test images nobody can tell what has learnt.
+    monkeypatch.setattr(classification, "require_skill", lambda share, labels: None)
     before, after = (stages(stage, experiment(section, key, changed)) for changed in (False, True))
     same = [a.shape == b.shape and (a == b).all() for a, b in zip(before, after, strict=False)]
     assert len(before) != len(after) or not all(same)
