@@ -24,9 +24,9 @@ environment = {
 os.environ.update(
     {name: os.pathsep.join(filter(None, v)) for name, v in environment.items()}
 )
-os.environ["PYTHONSAFEPATH"] = "1"
+os.environ.update(PYTHONSAFEPATH="1")
 if workflow.is_main_process or source_code.PLANNED not in os.environ:
-    os.environ[source_code.PLANNED] = source_code.package_digest()
+    os.environ.update({source_code.PLANNED: source_code.package_digest()})
 
 if len(workflow.configfiles) > 1:
     raise WorkflowError(
@@ -217,8 +217,11 @@ def drawn_files(wildcards):
     curves = [record.replace(".json", ".csv") for record in training_records(dataset)]
     levels = [f"{run}/asymmetry.csv" for run in runs(EXPERIMENT.methods, [dataset])]
     samples = expand(
-        layout.run(EXPERIMENT, dataset, "{method}", seed) + "/{sampler}/samples.npy",
-        method=EXPERIMENT.methods,
+        "{run}/{sampler}/samples.npy",
+        run=[
+            layout.run(EXPERIMENT, dataset, method, seed)
+            for method in EXPERIMENT.methods
+        ],
         sampler=EXPERIMENT.samplers,
     )
     return [*curves, *levels, *samples]
