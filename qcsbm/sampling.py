@@ -39,13 +39,13 @@ from qcsbm.sde import VESDE, bcast
 class Samples:
     """Samples in the units of the data, shape (B, ...), and what they cost.
 
-    ``nfe`` is the count that the paper's tables show: predictor steps of the predictor–corrector
-    sampler, or the mean over samples of the evaluations in the ODE. ``network_calls`` counts all
-    evaluations of the score at a sample, the mean over samples.
+    ``nfe`` (B,) is the count that the paper's tables show: predictor steps of the
+    predictor–corrector sampler, or evaluations in the ODE. ``network_calls`` counts all evaluations
+    of the score at a sample, the mean over samples.
     """
 
     x: Tensor
-    nfe: float
+    nfe: Tensor
     network_calls: float
 
 
@@ -129,7 +129,8 @@ def pc_sample(
             f"the predictor-corrector sampler diverged: {int((~finite).sum())} of {len(x)} samples "
             "are not finite"
         )
-    return Samples(x, steps, steps * (corrector_steps + 1))
+    nfe = torch.full(shape[:1], steps, dtype=torch.float64)
+    return Samples(x, nfe, steps * (corrector_steps + 1))
 
 
 @torch.no_grad()
@@ -163,8 +164,8 @@ def ode_sample(
     x = solution.y.view(shape)
     if denoise:
         x = x + sde.sigma_min**2 * score(x, x.new_full(shape[:1], sde.epsilon))
-    nfe = float(solution.nfe.double().mean())
-    return Samples(x, nfe, nfe + denoise)
+    nfe = solution.nfe.double()
+    return Samples(x, nfe, float(nfe.mean()) + denoise)
 
 
 def _without_tracking(score: Score) -> Score:

@@ -21,7 +21,7 @@ VERSIONS = {
     "classifier": 2,
     "train": 3,
     "import_checkpoint": 2,
-    "sample": 2,
+    "sample": 3,
     "features": 3,
     "quality": 5,
     "likelihood": 2,

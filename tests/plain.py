@@ -255,7 +255,7 @@ def solve(flow, start, end, y, protocol):
 
 
 def samples(score, cell, sampler, seed):
-    """Images of whole batches, and the mean NFE of each batch."""
+    """Images of whole batches, and the NFE of each."""
     protocol = getattr(cell.samplers, sampler)
     draw = {"pc": _predictor_corrector, "ode": _flow_backwards}[sampler]
     images, nfe = [], []
@@ -263,7 +263,7 @@ def samples(score, cell, sampler, seed):
         x, evaluations = draw(score, protocol, generator(seed, "sample", batch))
         images.append(quantised(x, cell.training.dequantise))
         nfe.append(evaluations)
-    return np.concatenate(images), nfe
+    return np.concatenate(images), np.concatenate(nfe)
 
 
 def _predictor_corrector(score, protocol, draws):
@@ -286,7 +286,7 @@ def _predictor_corrector(score, protocol, draws):
         variance = scales[i] ** 2 - scales[i + 1] ** 2
         denoised = x + variance * score.value(x, t)
         x = denoised + np.sqrt(variance) * noise()
-    return denoised.numpy(), n
+    return denoised.numpy(), np.full(size, n)
 
 
 def _flow_backwards(score, protocol, draws):
@@ -303,7 +303,7 @@ def _flow_backwards(score, protocol, draws):
         x = torch.from_numpy(end).view(1, *SHAPE)
         images.append((x + score.sigma(0) ** 2 * score.value(x, EPSILON)).numpy())
         nfe.append(evaluations)
-    return np.concatenate(images), np.mean(nfe)
+    return np.concatenate(images), nfe
 
 
 # Sample quality

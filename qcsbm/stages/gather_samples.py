@@ -10,6 +10,7 @@ from qcsbm.errors import BadInput
 from qcsbm.files import atomic
 from qcsbm.provenance import gathered, read_record
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_shards, add_spec
+from qcsbm.statistics import standard_error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +35,10 @@ def run(arguments: argparse.Namespace) -> None:
         for part, evaluations in shards.read(arguments.shards, ["images", "nfe"]):
             part = part[: n - start]
             images[start : start + len(part)] = part
+            nfe.append(evaluations[: len(part)])
             start += len(part)
-            nfe.append(evaluations)
         images.flush()
         if start != n:
             raise BadInput(f"{arguments.out}: found {start} samples in all shards, expected {n}")
-        record.metric("nfe", float(np.concatenate(nfe).mean()), None, n, "evaluations")
+        nfe = np.concatenate(nfe)
+        record.metric("nfe", nfe.mean(), standard_error(nfe), n, "evaluations")

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint.require_trained(arguments.checkpoint, spec)
     options = {key: protocol[key] for key in OPTIONS[name]}
 
-    images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [], 0
+    images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [np.empty(0)], 0
     with recorded(arguments.record, "sample", spec, [arguments.checkpoint]) as record:
         record.computed_by(checkpoint.code(arguments.checkpoint))
         for batch in tqdm(batches, mininterval=5.0):
@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
             shape = (size, *data.shape)
             samples = SAMPLERS[name](model, model.sde, shape, draws, **options, device=device())
             images.append(quantise(samples.x.cpu(), data.levels, protocol["dequantised"]).numpy())
-            nfe.append(samples.nfe)
+            nfe.append(samples.nfe.cpu().numpy())
             calls += samples.network_calls
         record.cost["network_calls"] = calls
         with atomic(arguments.out) as temporary:
-            np.savez(temporary, images=np.concatenate(images), nfe=np.array(nfe, np.float64))
+            np.savez(temporary, images=np.concatenate(images), nfe=np.concatenate(nfe))
