@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm.data.npy import read_array
+from qcsbm.data.npy import read_array, write_arrays
 from qcsbm.errors import BadInput
-from qcsbm.files import atomic
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class Features:
 
 def write(path: str | Path, features: Features) -> None:
     """Write ``features`` as .npz, atomically."""
-    with atomic(path) as temporary:
-        np.savez(temporary, allow_pickle=False, **asdict(features))
+    write_arrays(path, **asdict(features))
 
 
 def read(path: str | Path) -> Features:

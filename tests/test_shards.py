@@ -39,7 +39,7 @@ def measure(stage, spec, inputs, folder, n):
         "likelihood": ["gather_likelihood", "--out"],
         "asymmetry": ["gather_asymmetry", "--levels"],
     }[stage]
-    result, record = folder / str(n) / "result.npy", folder / str(n) / "record"
+    result, record = folder / str(n) / "result", folder / str(n) / "record"
     parts = ["--shards", *files, "--records", *records]
     stage, *rest = gather
     arguments = [*rest, result, "--spec", json.dumps(spec), *parts, "--record", record]

@@ -1,4 +1,4 @@
-"""Arrays in .npy and .npz files from elsewhere: nothing is unpickled, no header is believed.
+"""Arrays in .npy and .npz files: nothing is pickled or unpickled, no header is believed.
 
 References:
     The .npy format; https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
@@ -13,10 +13,24 @@ import numpy as np
 from numpy.lib import format as npy
 
 from qcsbm.errors import BadInput
+from qcsbm.files import atomic
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 INFLATION = 1032  # bytes that deflate makes of one, at most
+
+
+def write_array(path: str | Path, array: np.ndarray) -> None:
+    """Write ``array`` as .npy, atomically."""
+    # NumPy would add a suffix to the name of a file, and leave the file of that name empty.
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_arrays(path: str | Path, **arrays: np.ndarray) -> None:
+    """Write ``arrays`` as .npz, atomically."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:

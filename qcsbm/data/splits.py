@@ -9,9 +9,9 @@ import numpy as np
 import pydantic
 from pydantic import Field, PositiveInt
 
-from qcsbm.data.npy import read_array
+from qcsbm.data.npy import read_array, write_array
 from qcsbm.errors import BadInput, MissingFile
-from qcsbm.files import atomic, sha256, write_text
+from qcsbm.files import sha256, write_text
 
 SPLITS = ("train", "test")
 FILES = tuple(f"{name}{what}.npy" for name in SPLITS for what in ("", "_labels"))
@@ -57,8 +57,7 @@ def write(folder: str | Path, splits: Splits, **facts: object) -> None:
     for name in SPLITS:
         split: Split = getattr(splits, name)
         for file, array in [(f"{name}.npy", split.images), (f"{name}_labels.npy", split.labels)]:
-            with atomic(folder / file) as temporary:
-                np.save(temporary, array, allow_pickle=False)
+            write_array(folder / file, array)
         description[name] = {"n": len(split.images)}
     description["outputs"] = {name: sha256(folder / name) for name in FILES}
     write_text(folder / "data.json", json.dumps(description | facts, indent=1) + "\n")

@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from qcsbm import checkpoint
 from qcsbm.conservativeness import estimate_asymmetry, exact_asymmetry, one_probe_asymmetry
+from qcsbm.data.npy import write_arrays
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.data.splits import describe, first_test_images
 from qcsbm.device import device
-from qcsbm.files import atomic
 from qcsbm.models import ScoreModel, build
 from qcsbm.provenance import recorded
 from qcsbm.sde import bcast
@@ -48,8 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         for row, level in enumerate(tqdm(levels, mininterval=5.0)):
             values[row] = _at_level(model, x_0, float(t[row]), protocol, spec["seed"], level)
         sigma = model.sde.sigma(torch.from_numpy(t)).numpy()
-        with atomic(arguments.out) as temporary:
-            np.savez(temporary, t=t, sigma=sigma, values=values)
+        write_arrays(arguments.out, t=t, sigma=sigma, values=values)
 
 
 def _at_level(

@@ -2,10 +2,8 @@
 
 import argparse
 
-import numpy as np
-
 from qcsbm import shards
-from qcsbm.files import atomic
+from qcsbm.data.npy import write_array
 from qcsbm.provenance import gathered, read_record
 from qcsbm.stages.arguments import add_output, add_record, add_shards, add_spec
 from qcsbm.statistics import standard_error
@@ -25,5 +23,4 @@ def run(arguments: argparse.Namespace) -> None:
     with gathered(arguments.record, "gather_likelihood", records, [arguments.out]) as record:
         record.metric("nll", bits.mean(), standard_error(bits), n, "bits/dim")
         record.metric("nll_nfe", nfe.mean(), standard_error(nfe), n, "evaluations")
-        with atomic(arguments.out) as temporary:
-            np.save(temporary, bits, allow_pickle=False)
+        write_array(arguments.out, bits)

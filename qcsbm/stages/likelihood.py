@@ -7,10 +7,10 @@ import torch
 from tqdm import tqdm
 
 from qcsbm import checkpoint
+from qcsbm.data.npy import write_arrays
 from qcsbm.data.quantisation import dequantise
 from qcsbm.data.splits import describe, first_test_images
 from qcsbm.device import device
-from qcsbm.files import atomic
 from qcsbm.likelihood import nll_bits_per_dim
 from qcsbm.models import build
 from qcsbm.provenance import recorded
@@ -55,5 +55,4 @@ def run(arguments: argparse.Namespace) -> None:
             bits.append(batch_bits.cpu().double().numpy())
             nfe.append(batch_nfe.cpu().numpy())
         record.cost["evaluations"] = int(np.concatenate(nfe).sum())
-        with atomic(arguments.out) as temporary:
-            np.savez(temporary, bits=np.concatenate(bits), nfe=np.concatenate(nfe))
+        write_arrays(arguments.out, bits=np.concatenate(bits), nfe=np.concatenate(nfe))

@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from qcsbm import checkpoint
+from qcsbm.data.npy import write_arrays
 from qcsbm.data.quantisation import quantise
 from qcsbm.data.splits import describe
 from qcsbm.device import device
-from qcsbm.files import atomic
 from qcsbm.models import build
 from qcsbm.provenance import recorded
 from qcsbm.sampling import ode_sample, pc_sample
@@ -53,5 +53,4 @@ def run(arguments: argparse.Namespace) -> None:
             nfe.append(samples.nfe.cpu().numpy())
             calls += samples.network_calls
         record.cost["network_calls"] = calls
-        with atomic(arguments.out) as temporary:
-            np.savez(temporary, images=np.concatenate(images), nfe=np.concatenate(nfe))
+        write_arrays(arguments.out, images=np.concatenate(images), nfe=np.concatenate(nfe))

@@ -10,11 +10,10 @@ import argparse
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from qcsbm.data.npy import write_arrays
 from qcsbm.experiments import toy
-from qcsbm.files import atomic
 from qcsbm.metrics.prdc import precision_recall
 from qcsbm.provenance import recorded
 from qcsbm.seeding import generator
@@ -63,14 +62,13 @@ def run(arguments: argparse.Namespace) -> None:
         record.metric("recall", shares.recall, shares.recall_stderr, TEST, "1")
 
         field = toy.vector_field(model, FIELD_TIME)
-        with atomic(arguments.out) as temporary:
-            np.savez(
-                temporary,
-                x=field.x.numpy(),
-                score=field.score.numpy(),
-                curl=field.curl.numpy(),
-                samples=samples,
-            )
+        write_arrays(
+            arguments.out,
+            x=field.x.numpy(),
+            score=field.score.numpy(),
+            curl=field.curl.numpy(),
+            samples=samples,
+        )
 
 
 def data(dataset: str, n: int, seed: int) -> torch.Tensor:
