@@ -230,9 +230,10 @@ def test_what_measures_a_score_leaves_its_argument_as_it_is():
     estimate_asymmetry(model, x, t, 2, generator(0))
     one_probe_asymmetry(model, x, t, generator(0))
     assert not x.requires_grad
-    # Jᵀv is no part of a graph that nobody asked for.
+    # Products are no part of a graph that nobody asked for.
     y = x.clone().requires_grad_()
-    for product in vjp_jvp(model(y, t), y, torch.ones_like(y)):
+    s = model(y, t)
+    for product in (*vjp_jvp(s, y, torch.ones_like(y)), jacobian(s, y)):
         assert not product.requires_grad
 
 

@@ -299,6 +299,9 @@ def test_regularising_a_part_of_the_batch_leaves_the_rest_to_dsm():
     part = training_loss(model, x_0, t, z, probes[:, :2], "antisymmetric")
     torch.testing.assert_close(part.dsm, whole.dsm)
     torch.testing.assert_close(part.qc, whole.qc[:2])
+    # Without a name, the estimator is that of Eq. 9.
+    trace = training_loss(model, x_0, t, z, probes, "trace").qc
+    assert torch.equal(training_loss(model, x_0, t, z, probes).qc, trace)
 
 
 def test_divergence_stops_with_step_and_quantity(images):

@@ -37,17 +37,8 @@ COMPARISONS = {
 }
 BOOLEAN = {ast.And: ast.Or, ast.Or: ast.And}
 SAID = re.compile(r"print|_say|logging\.\w+|progress\.set_postfix_str")
-SAID_BY = {
-    "help",
-    "description",
-    "metavar",
-    "prog",
-    "desc",
-    "mininterval",
-    "initial",
-    "total",
-    "disable",
-}
+SAID_BY = {"help", "description", "metavar", "prog", "desc", "mininterval", "initial", "total"}
+SAID_BY |= {"disable", "strict"}  # `zip` says, by an error, what never happens
 OTHER_WORDS = {"train": "test", "test": "train", "ema": "raw", "raw": "ema"}
 RULE = re.compile(
     r"^( *)(?:rule ?(\w*)|wildcard_constraints|scattergather):\n((?:(?:\1 +.*)?\n)+)", re.M
