@@ -8,6 +8,7 @@ from qcsbm.nets.layers import (
     Downsample,
     DownsampleConv,
     FourierEmbedding,
+    StridedConv,
     Upsample,
     UpsampleConv,
     fan_avg_uniform_,
@@ -111,6 +112,16 @@ def test_resampling_convolutions_pad_once_around_filter_and_weights(taps):
     before, after = (p + 1) // 2 + 1, p // 2 + 1
     expected = 4 * correlate(pad(convolved, before, after), flipped_filter(taps)) + bias
     np.testing.assert_allclose(up(x)[0].detach(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_strided_convolution_pads_on_the_right_and_below():
+    x, layer = normal(1, 2, 6, 6), StridedConv(2, 3).double()
+    with torch.no_grad():
+        layer.conv.bias.copy_(torch.arange(3))
+    padded = np.pad(x[0].numpy(), [(0, 0), (0, 1), (0, 1)])
+    expected = convolve_3x3(padded, layer.conv.weight.detach().numpy(), stride=2)
+    expected += np.arange(3)[:, None, None]
+    np.testing.assert_allclose(layer(x)[0].detach(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_attention_weighs_values_by_the_softmax_of_scaled_products():

@@ -57,7 +57,7 @@ def test_solves_in_both_directions_within_tolerance():
     assert torch.allclose(back.y, y, rtol=2e-5, atol=0)
 
 
-@pytest.mark.parametrize(("t_start", "t_end"), [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(("t_start", "t_end"), [(0.0, 1.0), (1.0, 0.0), (0.2, 1.0), (1.3, -0.2)])
 def test_takes_the_steps_of_torchode(t_start, t_end):
     y = starts(40)
     # torchode rounds tolerances to float32: powers of two are the same in both.
