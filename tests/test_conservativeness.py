@@ -233,7 +233,8 @@ def test_what_measures_a_score_leaves_its_argument_as_it_is():
     # Products are no part of a graph that nobody asked for.
     y = x.clone().requires_grad_()
     s = model(y, t)
-    for product in (*vjp_jvp(s, y, torch.ones_like(y)), jacobian(s, y)):
+    v = torch.ones_like(y)
+    for product in (vjp(s, y, v), *vjp_jvp(s, y, v), jacobian(s, y)):
         assert not product.requires_grad
 
 
