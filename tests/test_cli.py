@@ -137,7 +137,9 @@ def test_imported_checkpoint_has_both_weights_and_a_record_of_its_origin(publish
     }
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for weights, factor in (("raw", 1.0), ("ema", 0.5)):
-        loaded = checkpoint.load_weights(model, tmp_path / "checkpoint.safetensors", weights)
+        # The model is that of other tests, too.
+        fresh = copy.deepcopy(model)
+        loaded = checkpoint.load_weights(fresh, tmp_path / "checkpoint.safetensors", weights)
         for name, parameter in loaded.named_parameters():
             assert torch.equal(parameter, factor * expected[name])
     state = checkpoint.load(tmp_path / "checkpoint.safetensors", step=60)

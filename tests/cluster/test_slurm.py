@@ -150,7 +150,7 @@ def results(folder):
     files = [path for path in folder.glob("results/**/*.*") if path.is_file()]
     contents = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     return {
-        name: without_varying(content) if "/runs/" in name and name.endswith(".json") else content
+        name: without_varying(content) if name.endswith(".json") else content
         for name, content in contents.items()
         if "/logs/" not in name
     }
