@@ -1,3 +1,4 @@
+import itertools
 import tracemalloc
 from dataclasses import astuple
 
@@ -36,12 +37,13 @@ def test_statistics_are_numpy_s_mean_and_unbiased_covariance():
     np.testing.assert_allclose(statistics.covariance, np.cov(x, rowvar=False), rtol=1e-12)
 
 
-def test_statistics_refuse_one_feature_and_values_that_are_not_finite():
+def test_statistics_refuse_one_feature_and_values_that_are_not_finite(monkeypatch):
+    monkeypatch.setattr(frechet, "BLOCK", 3)
     with pytest.raises(ValueError, match="found 1 of them, expected at least 2"):
         feature_statistics(np.zeros((1, 3)))
-    for value in (np.nan, np.inf):
+    for row, value in itertools.product(range(4), (np.nan, np.inf)):
         features = np.zeros((4, 3))
-        features[2, 1] = value
+        features[row, 1] = value
         with pytest.raises(ValueError, match="not finite"):
             feature_statistics(features)
 
