@@ -1,4 +1,4 @@
-"""``python -m qcsbm <stage>``: one subcommand per stage of the workflow, and tools beside it.
+"""``python -m qcsbm``: tools around an experiment, and the stages of its workflow.
 
 Bad input (`qcsbm.errors.BadInput`) ends in one sentence on standard error and exit status 2, a
 failed computation (`qcsbm.errors.Diverged`) and what the system refuses (OSError: the disk is full)
@@ -20,15 +20,17 @@ from threadpoolctl import threadpool_limits
 from qcsbm import failure, outside, source_code
 from qcsbm.errors import BadInput, Diverged
 
-STAGES = {
+TOOLS = {
+    "status": "show what is done, running, failed, interrupted, stale and missing",
+    "verify": "check a result folder against its experiment file",
+    "describe": "print what an experiment file makes of one dataset and method",
+    "import-checkpoint": "convert a published PyTorch checkpoint",
     "fetch": "download a dataset",
+}
+STAGES = {
     "prepare": "write a dataset as uint8 arrays",
     "classifier": "train the classifier that extracts features",
     "train": "train a model up to a checkpoint",
-    "describe": "print what an experiment file makes of one dataset and method",
-    "import-checkpoint": "convert a published PyTorch checkpoint",
-    "status": "show what is done, running, failed, interrupted and missing",
-    "verify": "check a result folder against its experiment file",
     "sample": "generate a shard of a model's samples",
     "gather_samples": "put the shards of samples together",
     "features": "extract features of images",
@@ -53,11 +55,19 @@ STAGES = {
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
-    parser = argparse.ArgumentParser(prog="qcsbm", description=__doc__.split("\n")[0])
-    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    listing = "\n".join(f"  {name:20}{summary}" for name, summary in STAGES.items())
+    parser = argparse.ArgumentParser(
+        prog="qcsbm",
+        description="Tools around an experiment, and the stages of its workflow.",
+        epilog=f"stages, which the workflow's jobs run one at a time:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="tools", dest="stage", required=True, metavar="COMMAND")
     module = None
-    for name, summary in STAGES.items():
-        stage = stages.add_parser(name, help=summary, description=summary)
+    for name, summary in (TOOLS | STAGES).items():
+        # Stages are listed by themselves, below.
+        listed = {"help": summary} if name in TOOLS else {}
+        stage = commands.add_parser(name, description=summary, **listed)
         # Only the stage that runs is imported: torch and its like take seconds.
         if argv[:1] == [name]:
             module = importlib.import_module(f"qcsbm.stages.{name.replace('-', '_')}")

@@ -850,7 +850,7 @@ ARGUMENTS = {
         )
         for stage in ("likelihood", "asymmetry")
     },
-    "no stage": ([], "the following arguments are required: STAGE"),
+    "no stage": ([], "the following arguments are required: COMMAND"),
     "unknown stage": (["bogus"], "invalid choice: 'bogus'"),
     "unknown option": (["prepare", "--spec", "{}", "--out", "x", "--y"], "--y"),
     "no specification": (["prepare", "--out", "x"], "arguments are required: --spec"),

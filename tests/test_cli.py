@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import in_process
 
-from qcsbm import checkpoint
+from qcsbm import checkpoint, cli
 from qcsbm.models import build
 from qcsbm.published import published_names
 
@@ -33,10 +33,12 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_help_names_every_stage():
-    output = qcsbm("--help").stdout
-    for stage in ("prepare", "train", "sample", "quality", "likelihood", "asymmetry", "table"):
-        assert stage in output
+def test_help_names_tools_first_and_every_stage_apart():
+    tools, _, stages = qcsbm("--help").stdout.partition("\nstages, which ")
+    for found, names in ((tools, cli.TOOLS), (stages, cli.STAGES)):
+        lines = [line.split() for line in found.splitlines() if line.startswith("  ")]
+        listed = [words[0] for words in lines if words[0] in cli.TOOLS | cli.STAGES]
+        assert listed == list(names)
 
 
 def test_prepared_digits_are_those_of_scikit_learn(data):
