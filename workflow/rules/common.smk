@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
@@ -16,10 +17,13 @@ from qcsbm.config import ConfigError, load, require_keys_once
 from qcsbm.data import raw
 
 # Jobs run under the interpreter that runs Snakemake, whether or not its environment is activated,
-# and import the package that planned them, wherever they run and whatever is installed.
+# and import the checkout that planned them, wherever they run and whatever is installed. Where the
+# package itself is an installed one, all others of that folder would come along.
+checkout = str(source_code.PACKAGE.parent)
+installed = checkout in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 environment = {
     "PATH": [os.path.dirname(sys.executable), *os.get_exec_path()],
-    "PYTHONPATH": [str(source_code.PACKAGE.parent), os.environ.get("PYTHONPATH", "")],
+    "PYTHONPATH": ["" if installed else checkout, os.environ.get("PYTHONPATH", "")],
 }
 os.environ.update(
     {name: os.pathsep.join(filter(None, v)) for name, v in environment.items()}
