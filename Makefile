@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.lock torch.lock pyproject.toml
 	touch $@
 
 test: env
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 # Which small mistakes do the tests see? `make mutants MUTANTS="--per-file 50 qcsbm/losses.py"`
 mutants: env

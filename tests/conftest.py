@@ -46,13 +46,6 @@ def expecting(records):
     return told
 
 
-def pytest_collection_modifyitems(items):
-    """Of two processes that share out the tests, one runs all of a file or all of the ci tier."""
-    for item in items:
-        shared = "ci" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ci" if shared else item.path.name))
-
-
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=5, help="kills per stage (test_kills.py)")
 
