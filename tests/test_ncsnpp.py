@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from qcsbm.autodiff import jacobian, vjp_jvp
 from qcsbm.nets.layers import (
@@ -8,6 +9,7 @@ from qcsbm.nets.layers import (
     Downsample,
     DownsampleConv,
     FourierEmbedding,
+    ResidualBlock,
     StridedConv,
     Upsample,
     UpsampleConv,
@@ -159,6 +161,18 @@ def test_initial_weights_are_uniform_with_variance_scale_over_fan_average(scale,
     # 18 432 uniform draws give the variance with a relative standard error of 0.9 / √18432.
     np.testing.assert_allclose(weight.var(), expected, rtol=0.02)
     np.testing.assert_allclose(weight.abs().max(), np.sqrt(3 * expected), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("resblock", "scale"), [("biggan", 1.0), ("ddpm", 0.1)])
+def test_shortcuts_start_at_the_scale_of_their_blocks(resblock, scale):
+    network = NCSNpp(8, 1, 8, (1, 2), 1, (), resblock=resblock)
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    convolutions = [b.shortcut.weight for b in blocks if not isinstance(b.shortcut, nn.Identity)]
+    assert convolutions
+    for weight in convolutions:
+        bound = (3 * scale / (sum(weight.shape[:2]) / 2)) ** 0.5
+        # Of 64 or more uniform entries the largest is above 0.8 of the bound but for e⁻¹⁴.
+        assert 0.8 * bound < weight.abs().max() <= bound
 
 
 def test_a_fresh_network_has_zero_biases_and_starts_close_to_zero():
