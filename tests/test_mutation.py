@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 FOLDER = Path(__file__).parent / "mutation"
 
 SOURCE = '''
@@ -137,3 +139,8 @@ def test_a_mistake_is_seen_by_the_tests_of_its_line(tmp_path):
     assert "| `qcsbm/sums.py` | 7 | 7 | 5 | 2 |" in lines
     # Everything was drawn: the share has no error of sampling.
     assert "seen: 55.6% ± 0.0%" in lines
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow/rules").iterdir()), ids=lambda p: p.name)
+def test_mistakes_are_made_in_every_file_of_rules(path, mutants):
+    assert mutants(ROOT, path.relative_to(ROOT).as_posix())
