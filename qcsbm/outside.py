@@ -55,12 +55,12 @@ def _notes() -> dict[str, list]:
     with suppress(OSError, ValueError):
         notes = json.loads(NOTES.read_text(encoding="utf-8"))
     notes = notes if isinstance(notes, dict) else {}
-    atexit.register(_write, NOTES.absolute(), notes, len(notes))
+    atexit.register(_write, NOTES.absolute(), notes, dict(notes))
     return notes
 
 
-def _write(path: Path, notes: dict[str, list], known: int) -> None:
+def _write(path: Path, notes: dict[str, list], known: dict[str, list]) -> None:
     # It only saves time: where it cannot be written, the next process reads the files again.
-    if len(notes) > known and path.parent.is_dir():
+    if notes != known and path.parent.is_dir():
         with suppress(OSError):
             files.write_text(path, json.dumps(notes) + "\n")

@@ -204,7 +204,9 @@ def test_the_notes_of_checksums_are_believed_only_for_the_same_file(tmp_path, mo
     (tmp_path / "b").write_text("old")
     os.utime(tmp_path / "b", (1, 1))
     (tmp_path / "b").replace(tmp_path / "a")
-    assert digest() not in (first, "noted")
+    replaced = digest()
+    assert replaced not in (first, "noted")
+    assert json.loads(outside.NOTES.read_text())[str(tmp_path / "a")][-1] == replaced
     outside.NOTES.write_text("[1]")
     assert len(digest()) == 64
     assert outside.sha256("gone") is None
