@@ -24,13 +24,14 @@ $(VENV)/.installed: requirements.lock torch.lock pyproject.toml
 test: env
 	$(BIN)/python -m pytest
 
-# Which small mistakes do the tests see? `make mutants MUTANTS="--per-file 50 qcsbm/losses.py"`
+# Which small mistakes do the tests see? `make mutants MUTANTS="--per-file 50 qcsbm/score/losses.py"`
 mutants: env
 	$(BIN)/python tests/mutation/run.py $(MUTANTS)
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 

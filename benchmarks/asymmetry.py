@@ -30,14 +30,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from qcsbm.conservativeness import estimate_asymmetry, exact_asymmetry, one_probe_asymmetry
+from qcsbm.conservativeness.asymmetry import (
+    estimate_asymmetry,
+    exact_asymmetry,
+    one_probe_asymmetry,
+)
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import dequantise
-from qcsbm.models import ScoreModel, build
-from qcsbm.schema import Digits, Training
-from qcsbm.sde import bcast
-from qcsbm.seeding import generator
-from qcsbm.training import train
+from qcsbm.runtime.seeding import generator
+from qcsbm.schema.base import Digits, Training
+from qcsbm.score.models import ScoreModel, build
+from qcsbm.score.sde import bcast
+from qcsbm.training.loop import train
 
 NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
 SDE = dict(sigma_min=0.01, sigma_max=5.0)

@@ -25,15 +25,15 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from qcsbm.autodiff import rademacher
+from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import dequantise
-from qcsbm.likelihood import Likelihood, log_likelihood
-from qcsbm.models import ScoreModel, build
-from qcsbm.schema import Digits, Training
-from qcsbm.sde import bcast
-from qcsbm.seeding import generator
-from qcsbm.training import train
+from qcsbm.runtime.seeding import generator
+from qcsbm.sampling.likelihood import Likelihood, log_likelihood
+from qcsbm.schema.base import Digits, Training
+from qcsbm.score.models import ScoreModel, build
+from qcsbm.score.sde import bcast
+from qcsbm.training.loop import train
 
 NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
 SDE = dict(sigma_min=0.01, sigma_max=5.0)

@@ -32,13 +32,13 @@ from prdc import compute_prdc
 from pytorch_fid.fid_score import calculate_frechet_distance
 from threadpoolctl import threadpool_limits
 
-from qcsbm.metrics.frechet import (
+from qcsbm.quality.frechet import (
     FeatureStatistics,
     feature_statistics,
     frechet_distance,
     frechet_estimate,
 )
-from qcsbm.metrics.prdc import precision_recall
+from qcsbm.quality.prdc import precision_recall
 
 D = 2048
 N = 50_000

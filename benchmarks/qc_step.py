@@ -40,16 +40,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qcsbm.autodiff import rademacher
-from qcsbm.conservativeness import ESTIMATORS
+from qcsbm.conservativeness.asymmetry import ESTIMATORS
+from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.digits import digits
 from qcsbm.data.splits import Splits
-from qcsbm.losses import training_loss
-from qcsbm.models import ScoreModel, build
-from qcsbm.schema import Digits, Training
-from qcsbm.sde import bcast
-from qcsbm.seeding import generator
-from qcsbm.training import BatchOrder, draw_batch, squared_times, train
+from qcsbm.runtime.seeding import generator
+from qcsbm.schema.base import Digits, Training
+from qcsbm.score.losses import training_loss
+from qcsbm.score.models import ScoreModel, build
+from qcsbm.score.sde import bcast
+from qcsbm.training.loop import BatchOrder, draw_batch, squared_times, train
 
 NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
 SDE = dict(sigma_min=0.01, sigma_max=5.0)

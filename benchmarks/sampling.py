@@ -17,9 +17,9 @@ import time
 
 import torch
 
-from qcsbm.models import build
-from qcsbm.sampling import pc_sample
-from qcsbm.seeding import generator
+from qcsbm.runtime.seeding import generator
+from qcsbm.sampling.samplers import pc_sample
+from qcsbm.score.models import build
 
 SHAPE = (1, 8, 8)
 # The random output layer of variance 1e-10 that training starts with would make the corrector

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullFormatter
 
-from qcsbm.config import read
-from qcsbm.figures import style
-from qcsbm.statistics import t_interval
+from qcsbm.experiment.config import read
+from qcsbm.report.figures import style
+from qcsbm.report.intervals import t_interval
 
 HERE = Path(__file__).parent
 METRICS = {"asym": "Asym / U's", "nll": "NLL − U's (bits/dim)", "fd": "FD − U's"}

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from qcsbm.figures import style
+from qcsbm.report.figures import style
 
 VALUE, BLOCK, LOSS = "white", "#e8e8e8", "#dcefe7"
 PRIMARY, SECONDARY = style.BLUE, style.VERMILLION

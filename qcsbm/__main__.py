@@ -1,7 +1,7 @@
 import sys
 
 from qcsbm.cli import main
-from qcsbm.terminal import show_plainly
+from qcsbm.runtime.terminal import show_plainly
 
 show_plainly()
 sys.exit(main())

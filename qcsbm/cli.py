@@ -1,10 +1,11 @@
 """``python -m qcsbm``: tools around an experiment, and the stages of its workflow.
 
-Bad input (`qcsbm.errors.BadInput`) ends in one sentence on standard error and exit status 2, a
-failed computation (`qcsbm.errors.Diverged`) and what the system refuses (OSError: the disk is full)
-in one sentence and exit status 1. Where a stage has outputs that tables are made of, its failed
-computation is a result, see `qcsbm.failure`: the sentence stands in them, and the status is 0. Any
-other exception is a mistake of this package, and ends in its traceback and exit status 1.
+Bad input (`qcsbm.runtime.errors.BadInput`) ends in one sentence on standard error and exit status
+2, a failed computation (`qcsbm.runtime.errors.Diverged`) and what the system refuses (OSError: the
+disk is full) in one sentence and exit status 1. Where a stage has outputs that tables are made of,
+its failed computation is a result, see `qcsbm.runtime.failure`: the sentence stands in them, and
+the status is 0. Any other exception is a mistake of this package, and ends in its traceback and
+exit status 1.
 """
 
 import argparse
@@ -17,8 +18,8 @@ from types import ModuleType
 
 from threadpoolctl import threadpool_limits
 
-from qcsbm import failure, outside, source_code
-from qcsbm.errors import BadInput, Diverged
+from qcsbm.runtime import failure, outside, source_code
+from qcsbm.runtime.errors import BadInput, Diverged
 
 TOOLS = {
     "status": "show what is done, running, failed, interrupted, stale and missing",
@@ -94,7 +95,7 @@ def _run(module: ModuleType, arguments: argparse.Namespace) -> int:
     # One thread per job, of NumPy's and SciPy's libraries too: sums depend on their number.
     threadpool_limits(1)
     if "torch" in sys.modules:
-        from qcsbm.device import fix_arithmetic
+        from qcsbm.runtime.device import fix_arithmetic
 
         fix_arithmetic()
     outputs = [getattr(arguments, name) for name in getattr(arguments, "outputs", ())]

@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 
-from qcsbm import agreement, checkpoint, cli, config, device, specification
-from qcsbm.models import build
+from qcsbm import cli
+from qcsbm.experiment import agreement, config, specification
+from qcsbm.runtime import device
+from qcsbm.score.models import build
+from qcsbm.training import checkpoint
 
 # As in every job: results do not depend on the number of cores, and cores are not fought for.
 torch.set_num_threads(1)
@@ -36,7 +39,8 @@ def in_process(*arguments):
 
 
 def expecting(records):
-    """What a stage is told that may put ``records`` together, see `qcsbm.agreement.require`."""
+    """What a stage is told that may put ``records`` together, see
+    `qcsbm.experiment.agreement.require`."""
     told = {"strict": False, "seeds": {}, "records": {}}
     for record in records:
         dataset, method, seed = (record[key] for key in ("dataset", "method", "seed"))

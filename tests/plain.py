@@ -2,9 +2,10 @@
 
 Nothing here calls a stage or the module behind it. Taken over is only what is documented: the
 layers of the networks, the recipe of the training, and the addresses of random streams
-(`qcsbm.seeding`). Draws are float32, as the package's; all that is made of them is float64, by full
-Jacobians and brute force. Images are the digits, k (n, 1, 8, 8) in 0 … 16, and ``cell`` is what the
-configuration says of one dataset and method, `qcsbm.schema.Cell`: specifications are not believed.
+(`qcsbm.runtime.seeding`). Draws are float32, as the package's; all that is made of them is float64,
+by full Jacobians and brute force. Images are the digits, k (n, 1, 8, 8) in 0 … 16, and ``cell`` is
+what the configuration says of one dataset and method, `qcsbm.schema.base.Cell`: specifications are
+not believed.
 """
 
 import warnings
@@ -18,9 +19,9 @@ from scipy.linalg import LinAlgWarning, sqrtm
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
-from qcsbm.models import build
 from qcsbm.nets.classifier import Classifier
-from qcsbm.seeding import derive, generator, permutation
+from qcsbm.runtime.seeding import derive, generator, permutation
+from qcsbm.score.models import build
 
 SHAPE = (1, 8, 8)
 LEVELS = 17

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qcsbm.autodiff import rademacher
-from qcsbm.models import build
-from qcsbm.seeding import generator
+from qcsbm.conservativeness.products import rademacher
+from qcsbm.runtime.seeding import generator
+from qcsbm.score.models import build
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from qcsbm.data.local import require_file, shuffled
-from qcsbm.data.npy import read_array
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
-from qcsbm.errors import BadInput
-from qcsbm.schema import Arrays
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.npy import read_array
+from qcsbm.schema.base import Arrays
 
 LARGEST_LABEL = 2**16 - 1  # a network that classifies has an output for each smaller one
 TO_NCHW = {

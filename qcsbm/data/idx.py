@@ -24,9 +24,9 @@ import numpy as np
 from qcsbm.data.local import require_file, shuffled
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
-from qcsbm.errors import BadInput
-from qcsbm.files import CHUNK
-from qcsbm.schema import Idx
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.files import CHUNK
+from qcsbm.schema.base import Idx
 
 FASHION_MNIST = "fashion-mnist"
 PREFIX = {"train": "train", "test": "t10k"}

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from qcsbm.data.local import random_order, require_file
-from qcsbm.data.npy import read_array
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
-from qcsbm.errors import BadInput
-from qcsbm.schema import ImageNet32
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.npy import read_array
+from qcsbm.schema.base import ImageNet32
 
 SHAPE = (3, 32, 32)
 CLASSES = 1000

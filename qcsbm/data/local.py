@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from qcsbm.data.splits import SPLITS, Split, Splits
-from qcsbm.errors import BadInput, MissingFile
-from qcsbm.files import CHUNK
-from qcsbm.schema import Own, Published
-from qcsbm.seeding import permutation
+from qcsbm.runtime.errors import BadInput, MissingFile
+from qcsbm.runtime.files import CHUNK
+from qcsbm.runtime.seeding import permutation
+from qcsbm.schema.base import Own, Published
 
 
 def require_file(path: Path, expected: str) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from qcsbm.data.splits import Split, Splits
-from qcsbm.errors import BadInput
-from qcsbm.schema import Patches
+from qcsbm.runtime.errors import BadInput
+from qcsbm.schema.base import Patches
 
 BAND = 5  # widths of a patch per band; the last one is for testing
 

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from qcsbm.errors import Diverged
+from qcsbm.runtime.errors import Diverged
 
 
 def to_unit(k: Tensor, levels: int) -> Tensor:

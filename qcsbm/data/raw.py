@@ -11,8 +11,8 @@ import json
 import os
 from pathlib import Path
 
-from qcsbm import outside
-from qcsbm.schema import Data
+from qcsbm.runtime import outside
+from qcsbm.schema.base import Data
 
 # Of each source, patterns of its files below its folder.
 PATTERNS = {

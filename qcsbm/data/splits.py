@@ -9,9 +9,9 @@ import numpy as np
 import pydantic
 from pydantic import Field, PositiveInt
 
-from qcsbm.data.npy import read_array, write_array
-from qcsbm.errors import BadInput, MissingFile
-from qcsbm.files import sha256, write_text
+from qcsbm.runtime.errors import BadInput, MissingFile
+from qcsbm.runtime.files import sha256, write_text
+from qcsbm.runtime.npy import read_array, write_array
 
 SPLITS = ("train", "test")
 FILES = tuple(f"{name}{what}.npy" for name in SPLITS for what in ("", "_labels"))

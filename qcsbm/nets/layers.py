@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qcsbm.errors import BadInput
+from qcsbm.runtime.errors import BadInput
 
 
 def fan_avg_uniform_(weight: Tensor, scale: float = 1.0) -> None:

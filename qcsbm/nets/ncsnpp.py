@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qcsbm.errors import BadInput
 from qcsbm.nets.layers import (
     Attention,
     Downsample,
@@ -30,6 +29,7 @@ from qcsbm.nets.layers import (
     group_norm,
     linear,
 )
+from qcsbm.runtime.errors import BadInput
 
 CHOICES = {
     "resblock": ("biggan", "ddpm"),

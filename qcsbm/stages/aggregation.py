@@ -4,9 +4,9 @@ import argparse
 import logging
 from pathlib import Path
 
-from qcsbm import agreement
-from qcsbm.errors import BadInput
-from qcsbm.provenance import read_record
+from qcsbm.experiment import agreement
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.provenance import read_record
 from qcsbm.stages.arguments import add_spec, existing
 
 

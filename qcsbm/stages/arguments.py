@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from qcsbm.errors import BadInput
+from qcsbm.runtime.errors import BadInput
 
 
 class Specification(dict):

@@ -7,18 +7,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from qcsbm import checkpoint
-from qcsbm.conservativeness import estimate_asymmetry, exact_asymmetry, one_probe_asymmetry
-from qcsbm.data.npy import write_arrays
+from qcsbm.conservativeness.asymmetry import (
+    estimate_asymmetry,
+    exact_asymmetry,
+    one_probe_asymmetry,
+)
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.data.splits import describe, first_test_images
-from qcsbm.device import device
-from qcsbm.models import ScoreModel, build
-from qcsbm.provenance import recorded
-from qcsbm.sde import bcast
-from qcsbm.seeding import generator
-from qcsbm.shards import share
+from qcsbm.runtime.device import device
+from qcsbm.runtime.npy import write_arrays
+from qcsbm.runtime.provenance import recorded
+from qcsbm.runtime.seeding import generator
+from qcsbm.runtime.shards import share
+from qcsbm.score.models import ScoreModel, build
+from qcsbm.score.sde import bcast
 from qcsbm.stages.arguments import add_measurement
+from qcsbm.training import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from qcsbm.config import Experiment, read
 from qcsbm.data.splits import describe
-from qcsbm.errors import BadInput
+from qcsbm.experiment.config import read
+from qcsbm.experiment.experiment import Experiment
+from qcsbm.runtime.errors import BadInput
 from qcsbm.stages.arguments import existing
 
 

@@ -4,11 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from qcsbm import claims, pages
-from qcsbm.experiments import autoencoder, gaussian
-from qcsbm.files import write_text
+from qcsbm.motivation import autoencoder, gaussian
+from qcsbm.report import claims, pages
+from qcsbm.report.tables import read_csv
+from qcsbm.runtime.files import write_text
 from qcsbm.stages.arguments import add_spec, existing
-from qcsbm.tables import read_csv
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm import classification
 from qcsbm.data.splits import SPLITS, describe, read
-from qcsbm.provenance import recorded
+from qcsbm.quality import classification
+from qcsbm.runtime.provenance import recorded
 from qcsbm.stages.arguments import add_data, add_record, add_spec
 
 

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from qcsbm import costs, failure, pages
-from qcsbm.files import write_text
+from qcsbm.report import costs, pages
+from qcsbm.report.tables import failures
+from qcsbm.runtime import failure
+from qcsbm.runtime.files import write_text
 from qcsbm.stages.aggregation import add_records, read_records
-from qcsbm.tables import failures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

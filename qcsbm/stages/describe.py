@@ -10,8 +10,8 @@ import json
 
 import torch
 
-from qcsbm.models import build
-from qcsbm.specification import describe
+from qcsbm.experiment.specification import describe
+from qcsbm.score.models import build
 from qcsbm.stages.cells import add_cell, read_cell
 
 

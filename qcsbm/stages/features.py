@@ -4,14 +4,15 @@ import argparse
 
 import numpy as np
 
-from qcsbm import extractor_weights, outside
 from qcsbm.data.splits import describe, open_images
-from qcsbm.device import device
-from qcsbm.feature_file import Features, write
-from qcsbm.features import EXTRACTORS, extract
-from qcsbm.files import sha256
-from qcsbm.shards import share
-from qcsbm.source_code import stage_digest
+from qcsbm.quality import extractor_weights
+from qcsbm.quality.extractors import EXTRACTORS, extract
+from qcsbm.quality.feature_file import Features, write
+from qcsbm.runtime import outside
+from qcsbm.runtime.device import device
+from qcsbm.runtime.files import sha256
+from qcsbm.runtime.shards import share
+from qcsbm.runtime.source_code import stage_digest
 from qcsbm.stages.arguments import add_data, add_output, add_shard, add_spec, existing
 
 BATCH_SIZE = 64

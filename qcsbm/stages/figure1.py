@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from qcsbm import pages
-from qcsbm.experiments import gaussian
-from qcsbm.figures import motivation, style
-from qcsbm.files import write_text
+from qcsbm.motivation import gaussian
+from qcsbm.report import pages
+from qcsbm.report.figures import motivation, style
+from qcsbm.report.tables import format_value
+from qcsbm.runtime.files import write_text
 from qcsbm.stages.arguments import add_spec
-from qcsbm.tables import format_value
 
 ROW = ["field", "epsilon"]
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from qcsbm import pages
-from qcsbm.experiments import autoencoder
-from qcsbm.figures import motivation, style
-from qcsbm.files import write_text
+from qcsbm.motivation import autoencoder
+from qcsbm.report import pages
+from qcsbm.report.figures import motivation, style
+from qcsbm.runtime.files import write_text
 from qcsbm.stages.arguments import add_spec
 
 COLUMNS = {

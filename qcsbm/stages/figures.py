@@ -5,9 +5,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from qcsbm import tables
 from qcsbm.data.splits import describe
-from qcsbm.figures import frames, runs, style
+from qcsbm.report import tables
+from qcsbm.report.figures import frames, runs, style
 from qcsbm.stages.aggregation import add_records, read_records
 from qcsbm.stages.arguments import add_data
 

@@ -8,11 +8,11 @@ import argparse
 
 import pandas as pd
 
-from qcsbm import shards
-from qcsbm.files import write_text
-from qcsbm.provenance import gathered, read_record
+from qcsbm.report.intervals import standard_error
+from qcsbm.runtime import shards
+from qcsbm.runtime.files import write_text
+from qcsbm.runtime.provenance import gathered, read_record
 from qcsbm.stages.arguments import add_output, add_record, add_shards, add_spec
-from qcsbm.statistics import standard_error
 
 NAMES = ("asym", "nasym")
 

@@ -2,11 +2,11 @@
 
 import argparse
 
-from qcsbm import shards
-from qcsbm.data.npy import write_array
-from qcsbm.provenance import gathered, read_record
+from qcsbm.report.intervals import standard_error
+from qcsbm.runtime import shards
+from qcsbm.runtime.npy import write_array
+from qcsbm.runtime.provenance import gathered, read_record
 from qcsbm.stages.arguments import add_output, add_record, add_shards, add_spec
-from qcsbm.statistics import standard_error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,13 +4,13 @@ import argparse
 
 import numpy as np
 
-from qcsbm import shards
 from qcsbm.data.splits import describe
-from qcsbm.errors import BadInput
-from qcsbm.files import atomic
-from qcsbm.provenance import gathered, read_record
+from qcsbm.report.intervals import standard_error
+from qcsbm.runtime import shards
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.files import atomic
+from qcsbm.runtime.provenance import gathered, read_record
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_shards, add_spec
-from qcsbm.statistics import standard_error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

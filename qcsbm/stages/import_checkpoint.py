@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from qcsbm import checkpoint, specification
-from qcsbm.checkpoint import TrainingState
-from qcsbm.errors import BadInput
-from qcsbm.models import build
-from qcsbm.provenance import recorded
-from qcsbm.published import read_published
+from qcsbm.experiment import specification
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.provenance import recorded
+from qcsbm.score.models import build
 from qcsbm.stages.cells import add_cell, read_cell
+from qcsbm.training import checkpoint
+from qcsbm.training.checkpoint import TrainingState
+from qcsbm.training.published import read_published
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

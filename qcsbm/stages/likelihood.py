@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from qcsbm import checkpoint
-from qcsbm.data.npy import write_arrays
 from qcsbm.data.quantisation import dequantise
 from qcsbm.data.splits import describe, first_test_images
-from qcsbm.device import device
-from qcsbm.likelihood import nll_bits_per_dim
-from qcsbm.models import build
-from qcsbm.provenance import recorded
-from qcsbm.seeding import generator
-from qcsbm.shards import share
+from qcsbm.runtime.device import device
+from qcsbm.runtime.npy import write_arrays
+from qcsbm.runtime.provenance import recorded
+from qcsbm.runtime.seeding import generator
+from qcsbm.runtime.shards import share
+from qcsbm.sampling.likelihood import nll_bits_per_dim
+from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
+from qcsbm.training import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from qcsbm.files import write_text
+from qcsbm.report.tables import tidy
+from qcsbm.runtime.files import write_text
 from qcsbm.stages.aggregation import add_records, read_records
-from qcsbm.tables import tidy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

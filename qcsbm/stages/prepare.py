@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm import source_code
 from qcsbm.data import raw, splits
 from qcsbm.data.sources import SOURCES
 from qcsbm.data.splits import SPLITS, Splits
-from qcsbm.errors import BadInput
-from qcsbm.provenance import provenance
-from qcsbm.schema import Dataset, parse
+from qcsbm.runtime import source_code
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.provenance import provenance
+from qcsbm.schema.base import Dataset, parse
 from qcsbm.stages.arguments import add_spec
 
 BLOCK = 1024  # images whose levels are looked at together

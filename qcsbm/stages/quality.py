@@ -6,19 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm import reference_statistics
-from qcsbm.errors import BadInput
-from qcsbm.feature_file import Features, read
-from qcsbm.files import sha256
-from qcsbm.metrics import metric_names
-from qcsbm.metrics.frechet import (
-    FeatureStatistics,
-    feature_statistics,
-    frechet_estimate,
-)
-from qcsbm.metrics.inception_score import inception_score
-from qcsbm.metrics.prdc import precision_recall
-from qcsbm.provenance import recorded
+from qcsbm.quality import metric_names, reference_statistics
+from qcsbm.quality.feature_file import Features, read
+from qcsbm.quality.frechet import FeatureStatistics, feature_statistics, frechet_estimate
+from qcsbm.quality.inception_score import inception_score
+from qcsbm.quality.prdc import precision_recall
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.files import sha256
+from qcsbm.runtime.provenance import recorded
 from qcsbm.stages.arguments import add_record, add_spec, existing
 
 

@@ -10,17 +10,17 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from qcsbm import checkpoint
-from qcsbm.data.npy import write_arrays
 from qcsbm.data.quantisation import quantise
 from qcsbm.data.splits import describe
-from qcsbm.device import device
-from qcsbm.models import build
-from qcsbm.provenance import recorded
-from qcsbm.sampling import ode_sample, pc_sample
-from qcsbm.seeding import generator
-from qcsbm.shards import share
+from qcsbm.runtime.device import device
+from qcsbm.runtime.npy import write_arrays
+from qcsbm.runtime.provenance import recorded
+from qcsbm.runtime.seeding import generator
+from qcsbm.runtime.shards import share
+from qcsbm.sampling.samplers import ode_sample, pc_sample
+from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
+from qcsbm.training import checkpoint
 
 SAMPLERS = {"pc": pc_sample, "ode": ode_sample}
 OPTIONS = {"pc": ("steps", "snr", "corrector_steps"), "ode": ("rtol", "atol")}

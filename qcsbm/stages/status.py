@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from qcsbm.config import read
-from qcsbm.status import report
+from qcsbm.experiment.config import read
+from qcsbm.report.status import report
 
 CLEAR = "\033[H\033[2J"
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from qcsbm import pages, tables
-from qcsbm.files import write_text
+from qcsbm.report import pages, tables
+from qcsbm.runtime.files import write_text
 from qcsbm.stages.aggregation import add_records, read_records
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from qcsbm.data.npy import write_arrays
-from qcsbm.experiments import toy
-from qcsbm.metrics.prdc import precision_recall
-from qcsbm.provenance import recorded
-from qcsbm.seeding import generator
+from qcsbm.motivation import toy
+from qcsbm.quality.prdc import precision_recall
+from qcsbm.runtime.npy import write_arrays
+from qcsbm.runtime.provenance import recorded
+from qcsbm.runtime.seeding import generator
 from qcsbm.stages.arguments import add_spec
 
 # Points per noise level, for the NLL, and samples.

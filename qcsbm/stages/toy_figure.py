@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from qcsbm.data.npy import read_array
-from qcsbm.experiments import toy
-from qcsbm.figures import style
-from qcsbm.figures import toy as pictures
+from qcsbm.motivation import toy
+from qcsbm.report.figures import style
+from qcsbm.report.figures import toy as pictures
+from qcsbm.runtime.npy import read_array
 from qcsbm.stages.arguments import add_spec, existing
 from qcsbm.stages.toy import FIELD_TIME, data
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from qcsbm import pages
-from qcsbm.files import write_text
+from qcsbm.report import pages
+from qcsbm.report.tables import format_value, over_seeds, tidy
+from qcsbm.runtime.files import write_text
 from qcsbm.stages.aggregation import add_records, read_records
-from qcsbm.tables import format_value, over_seeds, tidy
 
 COLUMNS = {
     "score_error": "Score error ↓",

@@ -14,17 +14,18 @@ import sys
 import time
 from pathlib import Path
 
-from qcsbm import checkpoint, parallel, source_code
-from qcsbm.checkpoint import TrainingState
 from qcsbm.data.splits import describe, open_images
-from qcsbm.device import device
-from qcsbm.errors import BadInput
-from qcsbm.files import atomic, sha256
-from qcsbm.models import build
-from qcsbm.provenance import recorded
-from qcsbm.schema import Regulariser, Training, parse
+from qcsbm.runtime import source_code
+from qcsbm.runtime.device import device
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.files import atomic, sha256
+from qcsbm.runtime.provenance import recorded
+from qcsbm.schema.base import Regulariser, Training, parse
+from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_spec, existing
-from qcsbm.training import CURVE_COLUMNS, train
+from qcsbm.training import checkpoint, parallel
+from qcsbm.training.checkpoint import TrainingState
+from qcsbm.training.loop import CURVE_COLUMNS, train
 
 SAVE_EVERY_S = 60.0
 

@@ -7,10 +7,12 @@ The exit status is 1 if something does not fit or is missing.
 import argparse
 from pathlib import Path
 
-from qcsbm import specification, tables, verification
-from qcsbm.config import Experiment, read
+from qcsbm.experiment import specification
+from qcsbm.experiment.config import read
+from qcsbm.experiment.experiment import Experiment
+from qcsbm.report import tables, verification
+from qcsbm.report.verification import Report
 from qcsbm.stages.table import texts
-from qcsbm.verification import Report
 
 NOTES_SHOWN = 20
 

@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT, snakemake
 from slurm import Slurm, unavailable, wait_for
 
-from qcsbm.provenance import VARYING
+from qcsbm.runtime.provenance import VARYING
 
 pytestmark = [
     pytest.mark.cluster,

@@ -111,7 +111,7 @@ def tests_by_line(tree: Path) -> tuple[dict[str, float], dict[str, dict[str, lis
     of the libraries that tests import: they are imported here, once for all mutants.
     """
     digest = hashlib.sha256()
-    for path in sorted([*tree.glob("qcsbm/**/*.py"), *tree.glob("tests/*.py")]):
+    for path in sorted([*tree.glob("qcsbm/**/*.py"), *tree.glob("tests/**/*.py")]):
         digest.update(path.read_bytes())
     kept = tree.with_name(f"{digest.hexdigest()[:16]}.json")
 

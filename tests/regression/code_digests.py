@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from qcsbm.source_code import stage_digest
-from qcsbm.specification import VERSIONS
+from qcsbm.experiment.specification import VERSIONS
+from qcsbm.runtime.source_code import stage_digest
 
 DIGESTS = Path(__file__).with_name("code.json")
 
@@ -28,7 +28,8 @@ def main(unchanged: list[str]) -> int:
     if unnamed:
         print(
             f"{', '.join(unnamed)}: found other source and the same version, expected a raised "
-            "version in qcsbm/specification.py, or the name as an argument if results are the same",
+            "version in qcsbm/experiment/specification.py, or the name as an argument if results "
+            "are the same",
             file=sys.stderr,
         )
         return 1

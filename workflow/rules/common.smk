@@ -12,9 +12,10 @@ sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from qcsbm import layout, source_code, specification
-from qcsbm.config import ConfigError, load, require_keys_once
+from qcsbm.experiment import layout, specification
+from qcsbm.experiment.config import ConfigError, load, require_keys_once
 from qcsbm.data import raw
+from qcsbm.runtime import source_code
 
 # Jobs run under the interpreter that runs Snakemake, whether or not its environment is activated,
 # and import the checkout that planned them, wherever they run and whatever is installed. Where the

@@ -1,0 +1,1 @@
+"""How far a vector field is from a gradient: Asym, NAsym, and products with its Jacobian."""

@@ -1,0 +1,135 @@
+"""The experiment file: read, merged into cells and checked.
+
+A *cell* is one dataset with one method. Its facts are merged key by key from four places, later
+ones winning: ``defaults``, ``datasets.<dataset>``, ``methods.<method>`` and
+``datasets.<dataset>.methods.<method>``; the result is one `qcsbm.schema.base.Cell`. Nothing here
+imports torch, so that a dry run stays fast.
+"""
+
+import re
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from qcsbm.experiment.consistency import inconsistencies
+from qcsbm.experiment.experiment import Experiment
+from qcsbm.runtime.errors import MissingFile
+from qcsbm.schema.base import Cell, ConfigError, Dataset, Document, parse, sentence, short
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+def read(path: str | Path) -> Experiment:
+    """The experiment file at ``path``, checked.
+
+    Raises:
+        ConfigError: see there.
+        MissingFile: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise MissingFile(f"{path}: found no such file, expected an experiment file")
+    content = Path(path).read_bytes()
+    try:
+        config = yaml.safe_load(content.decode())
+    # Values such as 2026-99-99 lead the constructor to almost any exception.
+    except Exception:
+        raise ConfigError(f"{path}: found no YAML, expected an experiment file") from None
+    require_keys_once(path)
+    return load(config, str(path))
+
+
+def require_keys_once(path: str | Path) -> None:
+    """Refuse what readers of YAML pass over: a key that hides an earlier one of the same name.
+
+    Raises:
+        ConfigError: the YAML file at ``path`` has one.
+    """
+    waiting = [("", yaml.compose(Path(path).read_text(encoding="utf-8")))]
+    visited = []  # an anchor may lead back to where it stands
+    while waiting:
+        place, node = waiting.pop()
+        if not isinstance(node, yaml.MappingNode) or node in visited:
+            continue
+        visited.append(node)
+        seen = set()
+        for key, value in node.value:
+            name = f"{place}.{key.value}" if place else str(key.value)
+            if name in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{path}: {name}: found twice (line {line}), expected it once")
+            seen.add(name)
+            waiting.append((name, value))
+
+
+def load(config: dict, source: str) -> Experiment:
+    """Check ``config``, read from the file(s) ``source``, and merge its cells.
+
+    Raises:
+        ConfigError: see there.
+    """
+    try:
+        document = Document.model_validate(config)
+    except ValidationError as error:
+        raise ConfigError(sentence(Document, error, source, [("", config)])) from None
+    for place, names in [
+        ("tier", [document.tier]),
+        ("datasets", document.datasets),
+        ("methods", document.methods),
+        ("tables", document.tables),
+    ]:
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{source}: {place}: found the name {name!r}, expected lower-case letters, "
+                    "digits and underscores, as it becomes part of file names"
+                )
+
+    datasets, cells = {}, {}
+    for name, raw in document.datasets.items():
+        datasets[name] = parse(
+            Dataset, source, [(f"datasets.{name}", {k: raw[k] for k in _own(raw)})]
+        )
+        overrides = raw.get("methods", {})
+        if not isinstance(overrides, dict) or set(overrides) - set(document.methods):
+            raise ConfigError(
+                f"{source}: datasets.{name}.methods: found {short(overrides)}, expected some of "
+                f"the methods {', '.join(document.methods)}"
+            )
+        for method, override in overrides.items():
+            if not isinstance(override, dict):
+                raise ConfigError(
+                    f"{source}: datasets.{name}.methods.{method}: found {short(override)}, "
+                    "expected a mapping of keys"
+                )
+        for method, row in document.methods.items():
+            cells[name, method] = parse(
+                Cell,
+                source,
+                [
+                    ("defaults", document.defaults),
+                    (f"datasets.{name}", {k: v for k, v in raw.items() if k not in DATASET_KEYS}),
+                    (f"methods.{method}", row),
+                    (f"datasets.{name}.methods.{method}", overrides.get(method, {})),
+                ],
+            )
+    experiment = Experiment(
+        tier=document.tier,
+        datasets=datasets,
+        seeds={name: dataset.seeds or document.seeds for name, dataset in datasets.items()},
+        methods=list(document.methods),
+        cells=cells,
+        tables=document.tables,
+        toy=document.toy,
+        strict=document.strict,
+    )
+    for problem in inconsistencies(experiment):
+        raise ConfigError(f"{source}: {problem}")
+    return experiment
+
+
+DATASET_KEYS = {*Dataset.model_fields, "methods"}
+
+
+def _own(raw: dict) -> list[str]:
+    return [key for key in raw if key in Dataset.model_fields]

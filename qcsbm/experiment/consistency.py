@@ -1,0 +1,246 @@
+"""What single models of the experiment file cannot see: facts that contradict each other."""
+
+from collections.abc import Iterator
+
+from qcsbm.experiment.experiment import Experiment
+from qcsbm.schema.base import Cell, Source
+
+# Every rule of the workflow: a dataset becomes one, and a table's log lies where a rule's does.
+RULES = {
+    *("all", "prepare", "fetch_cifar10", "fetch_cifar100", "fetch_svhn", "classifier", "train"),
+    *("sample", "gather_samples", "reference_features", "sample_features", "quality"),
+    *("likelihood", "gather_likelihood", "asymmetry", "gather_asymmetry"),
+    *("metrics", "table", "cost", "figure1", "figure4", "figures", "claims"),
+    *("toy", "toy_run", "toy_table", "toy_figure"),
+}
+# What the quick tier has in `results/`, where other tiers have their folders.
+FOLDERS = {"data", "figures", "logs", "runs", "tables", "toy"}
+
+
+def inconsistencies(experiment: Experiment) -> Iterator[str]:
+    """Contradictions in a merged ``experiment``, a sentence each, without the file's name."""
+    yield from _taken_names(experiment)
+    for name, dataset in experiment.datasets.items():
+        yield from _data_inconsistencies(name, dataset.data)
+    for dataset, seeds in experiment.seeds.items():
+        if len(set(seeds)) < len(seeds):
+            yield f"seeds of {dataset}: found {seeds}, expected each seed once"
+    for (dataset, method), cell in experiment.cells.items():
+        yield from _cell_inconsistencies(experiment, dataset, method, cell)
+    for name, table in experiment.tables.items():
+        for method in table.methods:
+            if method not in experiment.methods:
+                yield (
+                    f"tables.{name}.methods: found {method!r}, expected some of the methods "
+                    f"{', '.join(experiment.methods)}"
+                )
+            for dataset in experiment.datasets:
+                cell = experiment.cells[dataset, method]
+                if table.sampler and getattr(cell.samplers, table.sampler) is None:
+                    yield (
+                        f"tables.{name}.sampler: found {table.sampler!r}, expected a sampler that "
+                        f"is configured for dataset {dataset} and method {method}"
+                    )
+
+
+def _taken_names(experiment: Experiment) -> Iterator[str]:
+    for name in experiment.datasets:
+        if name in RULES:
+            yield (
+                f"datasets: found the name {name!r}, expected another one, as the workflow has a "
+                "rule of that name"
+            )
+    for name in experiment.tables:
+        # `make` writes the report beside the tables.
+        if name in RULES | {"report"}:
+            yield (
+                f"tables: found the name {name!r}, expected another one, as the workflow has files "
+                "of that name"
+            )
+    if experiment.tier in FOLDERS:
+        yield (
+            f"tier: found the name {experiment.tier!r}, expected another one, as the quick tier "
+            f"has its {experiment.tier} in the folder results/{experiment.tier}"
+        )
+
+
+def _data_inconsistencies(name: str, data: Source) -> Iterator[str]:
+    for split, whole in data.whole.items():
+        if data.images_in(split) > whole:
+            yield (
+                f"datasets.{name}.data.{split}: found {data.images_in(split)}, expected at most "
+                f"{whole}, the number of images in the published files"
+            )
+
+
+def _cell_inconsistencies(
+    experiment: Experiment, dataset: str, method: str, cell: Cell
+) -> Iterator[str]:
+    place = f"methods.{method}"
+    where = f"(dataset {dataset})"
+    if cell.sde.sigma_min >= cell.sde.sigma_max:
+        yield (
+            f"sde.sigma_max {where}: found {cell.sde.sigma_max}, expected more than sigma_min = "
+            f"{cell.sde.sigma_min}"
+        )
+    if cell.stops != sorted(set(cell.stops)):
+        yield (
+            f"{place}.checkpoints {where}: found {cell.checkpoints}, expected increasing steps "
+            f"below steps = {cell.steps}"
+        )
+    if cell.regulariser and cell.parameterisation == "energy":
+        yield (
+            f"{place}.regulariser {where}: found one for parameterisation 'energy', expected none: "
+            "the gradient of an energy is conservative"
+        )
+    regularised = cell.regulariser.batch_size if cell.regulariser else None
+    samples = min(cell.training.batch_size, regularised or cell.training.batch_size)
+    if cell.training.processes > samples:
+        yield (
+            f"training.processes {where}, method {method}: found {cell.training.processes}, "
+            f"expected at most {samples}, as each has to have a sample"
+        )
+    if regularised and regularised > cell.training.batch_size:
+        yield (
+            f"{place}.regulariser.batch_size {where}: found {regularised}, expected at most "
+            f"training.batch_size = {cell.training.batch_size}"
+        )
+    if (cell.asymmetry.estimator == "probes") != (cell.asymmetry.probes is not None):
+        yield (
+            f"asymmetry.probes {where}, method {method}: found {cell.asymmetry.probes} with "
+            f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator 'probes' "
+            "and none otherwise"
+        )
+    yield from _sample_inconsistencies(experiment, dataset, method, cell)
+    yield from _network_inconsistencies(experiment, dataset, method, cell)
+    labelled = experiment.datasets[dataset].data.labelled
+    if cell.quality.extractor == "classifier" and not labelled:
+        yield (
+            f"quality.extractor {where}, method {method}: found 'classifier', expected another one,"
+            " as the data have no labels that it could learn"
+        )
+    if cell.quality.extractor == "classifier" and experiment.datasets[dataset].classifier is None:
+        yield (
+            f"quality.extractor {where}: found 'classifier', expected datasets.{dataset}.classifier"
+            " to say how it is trained"
+        )
+    if cell.init_from:
+        if (cell.init_from.method is None) == (cell.init_from.checkpoint is None):
+            found = cell.init_from.model_dump(exclude_none=True)
+            yield (
+                f"{place}.init_from {where}: found {found}, expected step with either method or "
+                "checkpoint"
+            )
+        elif cell.init_from.method:
+            yield from _init_from_inconsistencies(experiment, dataset, method, cell)
+        else:
+            yield from _import_inconsistencies(place, where, cell)
+
+
+def _sample_inconsistencies(
+    experiment: Experiment, dataset: str, method: str, cell: Cell
+) -> Iterator[str]:
+    """More images than there are."""
+    where = f"(dataset {dataset}), method {method}"
+    data, quality = experiment.datasets[dataset].data, cell.quality
+    for stage in ("likelihood", "asymmetry"):
+        found, most = getattr(cell, stage).samples, data.images_in("test")
+        if found and most and found > most:
+            yield (
+                f"{stage}.samples {where}: found {found}, expected at most {most}, the number of "
+                "test images"
+            )
+    for images, n in [
+        ("generated images", quality.samples),
+        (f"images in the split {quality.reference}", data.images_in(quality.reference)),
+    ]:
+        if n and quality.neighbours >= n:
+            yield (
+                f"quality.neighbours {where}: found {quality.neighbours}, expected fewer than {n}, "
+                f"the number of {images}"
+            )
+
+
+def _network_inconsistencies(
+    experiment: Experiment, dataset: str, method: str, cell: Cell
+) -> Iterator[str]:
+    """Levels of the network that images of a known size do not have."""
+    shape = experiment.datasets[dataset].data.shape
+    if shape is None:
+        return
+    where = f"(dataset {dataset}), method {method}"
+    size, levels = shape[-1], len(cell.network.ch_mult)
+    if size % 2 ** (levels - 1):
+        yield (
+            f"network.ch_mult {where}: found {levels} levels, expected as many as a size of {size} "
+            "pixels can be halved for, from level to level"
+        )
+    resolutions = [size // 2**level for level in range(levels)]
+    for resolution in cell.network.attn_resolutions:
+        if resolution not in resolutions:
+            yield (
+                f"network.attn_resolutions {where}: found {resolution}, expected some of "
+                f"{resolutions}, the resolutions of the levels of ch_mult"
+            )
+
+
+def _import_inconsistencies(place: str, where: str, cell: Cell) -> Iterator[str]:
+    if not cell.init_from.checkpoint.endswith(".safetensors"):
+        yield (
+            f"{place}.init_from.checkpoint {where}: found {cell.init_from.checkpoint!r}, expected "
+            "a .safetensors file, which import-checkpoint makes of a published one"
+        )
+    if cell.parameterisation == "energy" or cell.residual:
+        yield (
+            f"{place}.init_from.checkpoint {where}: found one for a method with an energy or a "
+            "residual, expected none, as published models of those kinds are others than ours"
+        )
+    step = cell.init_from.step
+    if step >= cell.stops[0] and cell.stops != [step]:
+        yield (
+            f"{place}.init_from.step {where}: found {step}, expected less than this method's first "
+            f"checkpoint at step {cell.stops[0]}, or steps = {step} and no checkpoints for a model "
+            "that is not trained any further"
+        )
+
+
+def _init_from_inconsistencies(
+    experiment: Experiment, dataset: str, method: str, cell: Cell
+) -> Iterator[str]:
+    place = f"methods.{method}.init_from"
+    where = f"(dataset {dataset})"
+    origin = cell.init_from.method
+    if origin not in experiment.methods:
+        yield (
+            f"{place}.method {where}: found {origin!r}, expected one of the methods "
+            f"{', '.join(experiment.methods)}"
+        )
+        return
+    seen = [method]
+    while origin is not None:
+        if origin in seen:
+            yield (
+                f"{place}.method {where}: found the cycle {' → '.join([*seen, origin])}, expected "
+                "a chain that ends at a method without init_from"
+            )
+            return
+        seen.append(origin)
+        further = experiment.cells[dataset, origin].init_from
+        origin = further.method if further and further.method in experiment.methods else None
+    parent = experiment.cells[dataset, cell.init_from.method]
+    if cell.init_from.step not in parent.stops:
+        yield (
+            f"{place}.step {where}: found {cell.init_from.step}, expected one of the checkpoints "
+            f"{parent.stops} of method {cell.init_from.method}"
+        )
+    if cell.init_from.step >= cell.stops[0]:
+        yield (
+            f"{place}.step {where}: found {cell.init_from.step}, expected less than this method's "
+            f"first checkpoint at step {cell.stops[0]}"
+        )
+    for key in ("parameterisation", "residual", "network", "sde"):
+        if getattr(parent, key) != getattr(cell, key):
+            yield (
+                f"methods.{method}.{key} {where}: found another value than that of method "
+                f"{cell.init_from.method}, expected the same, as training starts from its weights"
+            )

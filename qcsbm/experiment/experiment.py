@@ -1,0 +1,155 @@
+"""A checked experiment: its cells, and which checkpoint comes from which.
+
+A *cell* is one dataset with one method. `qcsbm.experiment.config` reads an experiment from its
+file.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from qcsbm.runtime.errors import BadInput
+from qcsbm.schema.base import Cell, Dataset, Table, Toy
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked experiment file."""
+
+    tier: str
+    datasets: dict[str, Dataset]
+    seeds: dict[str, list[int]]
+    methods: list[str]
+    cells: dict[tuple[str, str], Cell]
+    tables: dict[str, Table]
+    toy: Toy | None
+    strict: bool
+
+    @property
+    def root(self) -> str:
+        """The folder of results, relative to the project."""
+        return "results" if self.tier == "quick" else f"results/{self.tier}"
+
+    @property
+    def samplers(self) -> list[str]:
+        """The samplers of all tables."""
+        return sorted({table.sampler for table in self.tables.values() if table.sampler})
+
+    def cell(self, dataset: str, method: str) -> Cell:
+        """The cell of names that a user gave.
+
+        Raises:
+            BadInput: there is no such dataset or method.
+        """
+        for what, name, known in [
+            ("dataset", dataset, list(self.datasets)),
+            ("method", method, self.methods),
+        ]:
+            if name not in known:
+                raise BadInput(f"{what}: found {name!r}, expected one of {', '.join(known)}")
+        return self.cells[dataset, method]
+
+    def predecessor(self, dataset: str, method: str, step: int) -> tuple[str, int] | None:
+        """Method and step of the checkpoint that training towards ``step`` starts from, if any.
+
+        An imported checkpoint belongs to the method that starts from it.
+        """
+        cell = self.cells[dataset, method]
+        earlier = [stop for stop in cell.stops if stop < step]
+        if earlier:
+            return method, earlier[-1]
+        origin = cell.init_from
+        return (origin.method or method, origin.step) if origin else None
+
+    def imported(self, dataset: str, method: str, step: int) -> str | None:
+        """The path of the imported file that is the method's checkpoint at ``step``, if one is."""
+        origin = self.cells[dataset, method].init_from
+        return origin.checkpoint if origin and origin.step == step else None
+
+    @cached_property
+    def passed(self) -> dict[tuple[str, str], list[tuple[str, int] | None]]:
+        """The checkpoints that training goes through, from its start to the final one, by cell.
+
+        Each is (method, step), or (path, step) for an imported file; None, for random weights,
+        begins the list of a model that was trained from scratch.
+        """
+        return {cell: self._passed(*cell) for cell in self.cells}
+
+    def _passed(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
+        found = []
+        last = method, self.cells[dataset, method].steps
+        while last:
+            file = self.imported(dataset, *last)
+            found.insert(0, (file or last[0], last[1]))
+            if file:
+                return found
+            last = self.predecessor(dataset, *last)
+        return [None, *found]
+
+    def chain(self, dataset: str, method: str) -> list[tuple[str, int, int]]:
+        """(method, first step, last step) of all trainings that lead to the final checkpoint."""
+        return [
+            (last[0], first[1] if first else 0, last[1])
+            for first, last in pairwise(self.passed[dataset, method])
+        ]
+
+    def origins(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
+        """The part of `passed` that came before the method's own training."""
+        passed = self.passed[dataset, method]
+        return [c for c in passed if c is None or c[0] != method]
+
+    @cached_property
+    def trained(self) -> dict[tuple[str, str], dict]:
+        """How the final model of every cell was trained, in flat keys: what its numbers are of.
+
+        Of a model that was imported and not trained any further, that is not known.
+        """
+        return {cell: self._trained(*cell) for cell in self.cells}
+
+    def _trained(self, dataset: str, method: str) -> dict:
+        cell = self.cells[dataset, method]
+        origins = [f"{of}@{step}" for of, step in filter(None, self.origins(dataset, method))]
+        facts = {
+            "train_steps": cell.steps,
+            "parameterisation": cell.parameterisation,
+            "residual": cell.residual,
+            "started_from": " → ".join(origins) or "random weights",
+        }
+        if self.chain(dataset, method):
+            facts["training_batch_size"] = cell.training.batch_size
+            if cell.regulariser:
+                keys = cell.regulariser.model_dump()
+                keys["batch_size"] = keys["batch_size"] or cell.training.batch_size
+                facts |= {f"regulariser_{key}": value for key, value in keys.items()}
+        return facts
+
+    def control(self, dataset: str, method: str) -> str | None:
+        """The unregularised score model that was trained alike and for as many steps, if any.
+
+        It passes the very checkpoint that the model's own training starts from. From there on the
+        two differ in the parameterisation or in the regulariser alone; the number of processes
+        changes the cost of a training and not what it is. A model that was imported and not trained
+        any further has none, as its training is not known.
+        """
+
+        def trained(cell: Cell) -> tuple:
+            training = cell.training.model_copy(update={"processes": 1})
+            return training, cell.network, cell.sde, cell.residual
+
+        def unregularised(cell: Cell) -> bool:
+            return cell.parameterisation == "score" and cell.regulariser is None
+
+        if not self.chain(dataset, method):
+            return None
+        cell = self.cells[dataset, method]
+        start = self.origins(dataset, method)[-1]
+        for other in self.methods:
+            passed = self.passed[dataset, other]
+            if other == method or start not in passed:
+                continue
+            after = [self.cells[dataset, of] for of, _ in passed[passed.index(start) + 1 :]]
+            if self.cells[dataset, other].steps == cell.steps and all(
+                unregularised(c) and trained(c) == trained(cell) for c in after
+            ):
+                return other
+        return None

@@ -1,0 +1,104 @@
+"""Which row of the paper's tables a model is, and what keeps their numbers from standing together.
+
+A difference between our number and the paper's says something only if both are of the same model,
+measured alike. What that takes is `row`; of a measurement it has what moves the expectation of a
+number or makes it another quantity, and not what moves it by less than seeds do: tolerances,
+batches of the sampler, estimators of Asym.
+
+References:
+    On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023),
+    Tables 2 and 3 and appendix; https://arxiv.org/abs/2209.12753
+"""
+
+from collections.abc import Iterator
+
+from qcsbm.experiment.experiment import Experiment
+from qcsbm.schema.base import SDE, Network, Regulariser, Training
+
+DATASETS = ("cifar10", "cifar100", "imagenet32", "svhn")
+
+
+def row(dataset: str, kind: str, sampler: str | None) -> dict:
+    """What the paper's row is, under the keys of a cell; ``kind`` is c, u or qc.
+
+    Table 2, which has no ``sampler``, and Table 3 show two trainings of QC.
+    """
+    svhn, imagenet = dataset == "svhn", dataset == "imagenet32"
+    table2_qc = kind == "qc" and sampler is None
+    network = Network(
+        nf=128,
+        ch_mult=[1, 2, 2, 2],
+        num_res_blocks=8,
+        attn_resolutions=[16],
+        dropout=0.0 if imagenet else 0.1,
+    )
+    training = Training(batch_size=8 if table2_qc else 128, flip=not imagenet)
+    facts = {
+        "data": {"source": dataset, "train": None, "test": None},
+        "parameterisation": "energy" if kind == "c" else "score",
+        "residual": False,
+        "steps": 400_000 if svhn else 700_000,
+        "sde": SDE(sigma_min=0.01, sigma_max=50.0).model_dump(),
+        "network": network.model_dump(),
+        "training": training.model_dump(exclude={"processes"}),
+        "regulariser": None,
+    }
+    if kind == "qc":
+        probes = 16 if table2_qc else 1
+        regulariser = Regulariser(weight=1e-4, probes=probes, estimator="trace")
+        facts["regulariser"] = regulariser.model_dump()
+        facts["init_from"] = {"step": 300_000 if svhn else 600_000}
+    if sampler is None:
+        facts["likelihood"] = {"samples": None, "weights": "raw"}
+        facts["asymmetry"] = {"levels": 100, "weights": "raw"}
+    else:
+        facts["quality"] = {
+            "samples": 26_032 if svhn else 50_000,
+            "extractor": "inception",
+            "reference": "train",
+            "neighbours": 3,
+            "weights": "ema",
+        }
+    if sampler == "pc":
+        snr = 0.001 if svhn and kind == "c" else 0.16
+        facts["samplers"] = {"pc": {"steps": 1000, "snr": snr, "corrector_steps": 1}}
+    return facts
+
+
+def counterpart(
+    experiment: Experiment, dataset: str, method: str, sampler: str | None
+) -> dict | None:
+    """The row that stands beside a method, and the ``differences`` on whose account it must not.
+
+    None on a dataset that the paper has no numbers of. The row has the kind of the method: an
+    energy is a C, a regularised score a QC. What is not known of an imported model, that is how it
+    was trained, is no difference.
+    """
+    source = experiment.datasets[dataset].data.source
+    name = dataset if dataset in DATASETS else source
+    if name not in DATASETS:
+        return None
+    cell = experiment.cells[dataset, method]
+    kind = "c" if cell.parameterisation == "energy" else "qc" if cell.regulariser else "u"
+    expected = row(name, kind, sampler)
+    found = {**cell.model_dump(), "data": experiment.datasets[dataset].data.model_dump()}
+    if not experiment.chain(dataset, method):
+        del expected["training"]
+        expected.pop("init_from", None)
+    differences = list(_differences(found, expected))
+    # What a method starts from was trained as the paper's U, or C, was.
+    start = {"training": row(name, "u", sampler)["training"], "regulariser": None}
+    for of, step in filter(None, experiment.origins(dataset, method)):
+        if (dataset, of) in experiment.cells:
+            earlier = experiment.cells[dataset, of].model_dump()
+            differences += [f"{of} at step {step}: {d}" for d in _differences(earlier, start)]
+    return {"dataset": name, "kind": kind, "differences": differences}
+
+
+def _differences(found: dict, expected: dict, path: str = "") -> Iterator[str]:
+    for key, value in expected.items():
+        here = found.get(key)
+        if isinstance(value, dict) and isinstance(here, dict):
+            yield from _differences(here, value, f"{path}{key}.")
+        elif here != value:
+            yield f"{path}{key} is {here}, not {value}"

@@ -1,0 +1,195 @@
+"""Pictures of trained models: samples, asymmetry, learning curves, metrics and their cost.
+
+``methods`` always maps the names of the methods to their labels, in the order of drawing;
+``controls`` maps those that have one to the method that they are compared with.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qcsbm.report.figures import frames, style
+from qcsbm.report.intervals import t_interval
+from qcsbm.report.tables import HEADINGS, QUALITY_METRICS
+
+# Asymmetry that is smaller than this fraction of the largest is rounding: the model has none.
+ROUNDING = 1e-6
+SAMPLES = 16
+
+
+def samples(real: Path, generated: dict[str, Path], methods: dict, levels: int) -> Figure:
+    """Real images in the first row, then samples of every method, from the same noise by column.
+
+    ``real`` and ``generated`` are files of uint8 images with ``levels`` levels.
+    """
+    rows = {"Real data": frames.strip(real, SAMPLES)}
+    rows |= {methods[method]: frames.strip(path, SAMPLES) for method, path in generated.items()}
+    figure, axes = style.panels(len(rows), 1, 0.41 * len(rows) + 0.1)
+    figure.get_layout_engine().set(h_pad=0.02, hspace=0)
+    for panel, (label, row) in zip(axes[:, 0], rows.items(), strict=True):
+        panel.imshow(np.nan_to_num(row / (levels - 1), nan=1.0), interpolation="nearest")
+        panel.set_ylabel(label, rotation=0, ha="right", va="center")
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    return figure
+
+
+def asymmetry(levels: pd.DataFrame, methods: dict, controls: dict) -> Figure:
+    """Asym and NAsym against t, and NAsym as a multiple of the control's with the same seed.
+
+    ``levels`` is that of `frames.noise_levels`. A model whose asymmetry is rounding is not drawn,
+    but named as such.
+    """
+    largest = levels.groupby("method")["asym"].max()
+    drawn = [method for method in methods if largest[method] > ROUNDING * largest.max()]
+    figure, axes = style.panels(1, 3, 2.4)
+    for panel, name in zip(axes[0], ("asym", "nasym"), strict=False):
+        for method in drawn:
+            _band(panel, by_seed(levels, method, "t", name), method, marker=style.marker(method))
+        panel.set(yscale="log", title=HEADINGS[name].split()[0])
+    for method in drawn:
+        if method in controls:
+            ratio = _paired(levels, method, controls[method], "t", "nasym", np.divide)
+            _band(axes[0, 2], ratio, method, marker=style.marker(method))
+    axes[0, 2].axhline(1, color=style.GREY, linewidth=0.8, ls=":")
+    axes[0, 2].set_title("NAsym, multiple of the control's")
+    for panel in axes[0]:
+        panel.set_xlabel("t")
+    _legend(
+        figure,
+        {
+            method: label if method in drawn else f"{label} (0 up to rounding)"
+            for method, label in methods.items()
+        },
+    )
+    return figure
+
+
+def by_seed(frame: pd.DataFrame, method: str, x: str, y: str) -> pd.DataFrame:
+    """The values of one method: a row per seed, a column per ``x``."""
+    return frame[frame["method"] == method].pivot(index="seed", columns=x, values=y)
+
+
+def _paired(frame: pd.DataFrame, method: str, control: str, x: str, y: str, how) -> pd.DataFrame:
+    """``how`` of the values of ``method`` and ``control`` at the same seed and ``x``."""
+    of_method, of_control = by_seed(frame, method, x, y), by_seed(frame, control, x, y)
+    return how(*of_method.align(of_control, join="inner"))
+
+
+def _band(panel: Axes, values: pd.DataFrame, method: str, **options) -> None:
+    x, y = values.columns.to_numpy(), values.to_numpy()
+    style.band(panel, x, y, style.colour(method), **options)
+
+
+def learning_curves(curves: pd.DataFrame, methods: dict, controls: dict) -> Figure:
+    """DSM, its difference to the control's with the same batches, and σ² L_QC, in training.
+
+    ``curves`` is that of `frames.curves`. A method that starts from another one's checkpoint
+    begins there.
+    """
+    figure, (axes,) = style.panels(1, 3, 2.4)
+    for method in methods:
+        _band(axes[0], by_seed(curves, method, "step", "dsm"), method)
+        if method in controls:
+            difference = _paired(curves, method, controls[method], "step", "dsm", np.subtract)
+            _band(axes[1], difference, method)
+        regularised = by_seed(curves.dropna(subset=["qc"]), method, "step", "qc")
+        if len(regularised):
+            _band(axes[2], regularised, method)
+    axes[1].axhline(0, color=style.GREY, linewidth=0.8, ls=":")
+    axes[1].set_yscale("symlog", linthresh=0.1)
+    for panel, title in zip(
+        axes, ("DSM", "DSM, difference to the control's", "σ² $L_{QC}$"), strict=True
+    ):
+        panel.set(xlabel="step", title=title)
+    for panel in (axes[0], axes[2]):
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+    _legend(figure, methods, marker="")
+    return figure
+
+
+def metric_values(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The metrics that tables show: method, seed, metric, sampler ("" where none), value."""
+    chosen = metrics[metrics["metric"].isin(HEADINGS)].copy()
+    quality = chosen["metric"].isin(QUALITY_METRICS)
+    chosen["sampler"] = chosen["sampler"].where(quality, "") if "sampler" in chosen else ""
+    return chosen[["method", "seed", "metric", "sampler", "value"]].reset_index(drop=True)
+
+
+def metrics_by_seed(metrics: pd.DataFrame, methods: dict) -> Figure:
+    """Every metric of `qcsbm.report.tables.tidy`, with its mean and 95 % interval over seeds.
+
+    A line joins the values of one seed, which saw the same data and noise with every method.
+    """
+    values = metric_values(metrics)
+    order = list(HEADINGS)
+    panels = sorted(
+        {(row.sampler, order.index(row.metric)) for row in values.itertuples()},
+    )
+    columns = 4
+    rows = -(-len(panels) // columns)
+    figure, axes = style.panels(rows, columns, 1.75 * rows + 0.3)
+    samplers = {sampler for sampler, _ in panels} - {""}
+    for panel, (sampler, index) in zip(axes.flat, panels, strict=False):
+        chosen = values[(values["sampler"] == sampler) & (values["metric"] == order[index])]
+        by_seed = chosen.pivot(index="seed", columns="method", values="value")
+        by_seed = by_seed.reindex(columns=list(methods))
+        _metric(panel, by_seed)
+        suffix = f", {sampler.upper()}" if len(samplers) > 1 and sampler else ""
+        panel.set_title(HEADINGS[order[index]] + suffix)
+    for panel in axes.flat[len(panels) :]:
+        panel.set_visible(False)
+    _legend(figure, methods, linestyle="")
+    return figure
+
+
+def _metric(panel: Axes, by_seed: pd.DataFrame) -> None:
+    """One metric, a column of ``by_seed`` per method."""
+    for _, row in by_seed.iterrows():
+        panel.plot(range(len(row)), row, color="#cccccc", linewidth=0.7, zorder=1)
+    for x, method in enumerate(by_seed.columns):
+        values = by_seed[method].dropna()
+        look = {"color": style.colour(method), "marker": style.marker(method)}
+        panel.plot([x] * len(values), values, linestyle="", markersize=3.5, alpha=0.7, **look)
+        interval = t_interval(values)
+        if interval:
+            panel.plot([x + 0.25] * 2, interval, color=style.colour(method), linewidth=1.2)
+            panel.plot([x + 0.25], [values.mean()], "_", color=style.colour(method), markersize=7)
+    panel.set(xlim=(-0.5, len(by_seed.columns) - 0.25), xticks=[])
+
+
+def quality_against_compute(metrics: pd.DataFrame, seconds: pd.DataFrame, methods: dict) -> Figure:
+    """Fréchet distances and NLL against the seconds of training, `frames.compute`, of every run."""
+    values = metric_values(metrics)
+    values = values[values["metric"].isin(["nll", "fd", "fid"])].merge(
+        seconds, on=["method", "seed"], validate="many_to_one"
+    )
+    if values.empty:
+        return style.nothing()
+    groups = list(values.groupby(["sampler", "metric"]))
+    figure, axes = style.panels(1, len(groups), 2.7)
+    for panel, ((sampler, metric), chosen) in zip(axes[0], groups, strict=True):
+        for method in methods:
+            points = chosen[chosen["method"] == method]
+            look = {"color": style.colour(method), "marker": style.marker(method)}
+            panel.plot(points["seconds"], points["value"], linestyle="", alpha=0.8, **look)
+        clock = " and ".join(sorted(chosen["clock"].unique()))
+        suffix = f", {sampler.upper()}" if sampler else ""
+        panel.set(xlabel=f"{clock} seconds of training", title=HEADINGS[metric] + suffix)
+        panel.set_xlim(left=0)
+    _legend(figure, methods, linestyle="")
+    return figure
+
+
+def _legend(figure: Figure, methods: dict, **look) -> None:
+    """The methods above all panels."""
+    handles = []
+    for method, label in methods.items():
+        options = {"color": style.colour(method), "marker": style.marker(method), "label": label}
+        handles += figure.axes[0].plot([], [], **{**options, **look})
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(methods))

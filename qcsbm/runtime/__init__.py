@@ -1,0 +1,1 @@
+"""What every job stands on: files, failures, records of origin, seeds, devices and shards."""

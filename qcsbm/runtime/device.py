@@ -1,0 +1,22 @@
+"""Where tensors are computed, and how."""
+
+import os
+
+import torch
+
+from qcsbm.runtime import gpus
+
+
+def device() -> torch.device:
+    """A GPU that this process holds by itself if this machine has one, see `qcsbm.runtime.gpus`."""
+    gpus.claim()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fix_arithmetic() -> None:
+    """Make results a function of the input alone: one thread, deterministic kernels, no TF32."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

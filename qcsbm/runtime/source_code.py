@@ -1,0 +1,115 @@
+"""Which code computed a number: digests of the package's source.
+
+The digest of a stage is that of its module and of all modules of this package that it imports,
+directly or not. It is taken of their syntax trees without docstrings, so that comments and layout
+do not count. That of the whole package is taken of the files' bytes, and costs a few milliseconds.
+"""
+
+import ast
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+# The environment variable in which a workflow tells its jobs the digest of the whole package.
+PLANNED = "QCSBM_PLANNED_CODE"
+
+
+@cache
+def stage_digest(stage: str) -> str:
+    """Twelve hexadecimal digits of what `qcsbm.stages.<stage>` runs."""
+    digest = hashlib.sha256()
+    for name in sorted(modules(f"{PACKAGE.name}.stages.{stage}")):
+        digest.update(f"{name}\n".encode())
+        for token in _tokens(_tree(_file(name))):
+            digest.update(f"{token}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def package_digest() -> str:
+    """The SHA-256 of every Python file of this package."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def modules(name: str) -> set[str]:
+    """``name`` and all modules of this package that it imports, directly or not."""
+    found, waiting = set(), [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += _imports(module)
+    return found
+
+
+@cache
+def commit() -> dict | None:
+    """The ``commit`` that this package is checked out from, and ``dirty``: whether it was changed.
+
+    None where it was installed from elsewhere, or where there is no git.
+    """
+    try:
+        _git("ls-files", "--error-unmatch", "__init__.py")
+        changes = _git("status", "--porcelain", "--", ".")
+        return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(changes)}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _file(module: str) -> Path | None:
+    """The file of ``module``, None if it is none of this package's."""
+    top, *parts = module.split(".")
+    path = PACKAGE.joinpath(*parts)
+    candidates = [path.with_suffix(".py")] if parts else []
+    found = [file for file in (*candidates, path / "__init__.py") if file.is_file()]
+    return found[0] if top == PACKAGE.name and found else None
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def _imports(module: str) -> Iterator[str]:
+    """Those modules of this package that ``module`` itself imports, wherever in its code."""
+    for node in ast.walk(_tree(_file(module))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # What is imported may be a module, or a name within one.
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if _file(name))
+
+
+def _tokens(node: ast.AST) -> Iterator[str]:
+    """The syntax tree below ``node``, without docstrings and empty fields.
+
+    Python's own `ast.dump` writes the same tree differently in its versions.
+    """
+    yield type(node).__name__
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if name == "body" and isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ):
+            value = value[1:] if ast.get_docstring(node, clean=False) is not None else value
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, ast.AST):
+                yield f"({name}"
+                yield from _tokens(item)
+                yield ")"
+            elif item is not None:
+                yield f"{name}={item!r}"

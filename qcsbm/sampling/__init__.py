@@ -1,0 +1,1 @@
+"""From noise to samples and from samples to likelihoods: samplers, and the ODE solver of both."""

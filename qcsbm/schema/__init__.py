@@ -1,0 +1,1 @@
+"""Closed, typed models of all that an experiment file can say. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""Score models, the SDE that they are trained under, and the loss of that training."""

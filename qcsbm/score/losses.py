@@ -1,0 +1,57 @@
+r"""The training objective: denoising score matching plus λ L_QC.
+
+With x_t = x_0 + σ_t z, weighted by σ_t² and averaged over t,
+
+.. math:: L = E\left[\tfrac12 \|\sigma_t s(x_t, t) + z\|^2 + \lambda \sigma_t^2
+    \tfrac12 \|J - J^T\|_F^2\right].
+
+References:
+    On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023),
+    Eqs. 2, 8 and 9; https://arxiv.org/abs/2209.12753
+    A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcsbm.conservativeness.asymmetry import qc_loss
+from qcsbm.score.models import ScoreModel
+from qcsbm.score.sde import bcast
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Both terms by sample: DSM (B,), and σ² L_QC (b,) before it is multiplied by λ."""
+
+    dsm: Tensor
+    qc: Tensor | None
+
+
+def training_loss(
+    model: ScoreModel,
+    x_0: Tensor,
+    t: Tensor,
+    z: Tensor,
+    probes: Tensor | None = None,
+    estimator: str = "trace",
+) -> Loss:
+    """The loss at data x_0 (B, ...), times t (B,) and noise z like x_0.
+
+    L_QC is evaluated at the noisy points of the first b ≤ B samples where ``probes`` (K, b, ...)
+    are given. As the samples of a batch are independent, the mean over fewer of them is still
+    unbiased; only they pay for second derivatives.
+    """
+    mean, sigma = model.sde.marginal_prob(x_0, t)
+    x_t = mean + bcast(sigma, x_0) * z
+    b = 0 if probes is None else probes.shape[1]
+    scores, qc = [], None
+    if b:
+        x_qc = x_t[:b].requires_grad_()
+        scores.append(model(x_qc, t[:b]))
+        qc = sigma[:b] ** 2 * qc_loss(scores[0], x_qc, probes, estimator)
+    if b < len(x_t):
+        scores.append(model(x_t[b:], t[b:]))
+    dsm = (bcast(sigma, x_0) * torch.cat(scores) + z).flatten(1).square().sum(1) / 2
+    return Loss(dsm, qc)

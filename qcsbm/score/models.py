@@ -1,0 +1,96 @@
+r"""Unconstrained and conservative score models over the same network.
+
+With h the network's output, or x minus it where ``residual`` (Eq. 10 of the paper to the letter):
+
+.. math:: s_U(x, t) = \frac{h(x, \sigma_t)}{\sigma_t}, \qquad
+   s_C(x, t) = -\nabla_x \frac{\|h(x, \sigma_t)\|^2}{2 \sigma_t}.
+
+A quasi-conservative model is an unconstrained one; only its training differs.
+
+References:
+    On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023),
+    Eq. 10; https://arxiv.org/abs/2209.12753
+    Should EBMs Model the Energy or the Score? (Salimans & Ho, 2021);
+    https://openreview.net/forum?id=9AS-TF2jRNb
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qcsbm.nets.ncsnpp import NCSNpp
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.seeding import derive
+from qcsbm.score.sde import VESDE, bcast
+
+
+class ScoreModel(nn.Module):
+    """s_U: any vector field. ``forward(x, t)`` maps x (B, ...) and t (B,) to a score like x.
+
+    The network alone computes in ``precision``, by autocast: its weights, and all that is made from
+    its output, stay as they are.
+    """
+
+    def __init__(self, network: nn.Module, sde: VESDE, residual: bool = False):
+        super().__init__()
+        self.network = network
+        self.sde = sde
+        self.residual = residual
+        self.precision = torch.float32
+
+    def h(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The vector that the score is made from, shaped like x (B, ...), for sigma (B,)."""
+        lower = self.precision != torch.float32
+        with torch.autocast(x.device.type, self.precision if lower else None, enabled=lower):
+            output = self.network(x, sigma).to(x.dtype)
+        return x - output if self.residual else output
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        sigma = self.sde.sigma(t)
+        return self.h(x, sigma) / bcast(sigma, x)
+
+
+class EnergyScoreModel(ScoreModel):
+    """s_C: the negative gradient of a scalar energy, hence conservative by construction.
+
+    The gradient is taken under ``torch.no_grad`` too; its own graph is kept only where the
+    caller has gradients enabled. It cannot be taken under ``torch.inference_mode``.
+    """
+
+    def energy(self, x: Tensor, t: Tensor) -> Tensor:
+        """‖h‖² / (2σ) for x (B, ...) and t (B,); shape (B,)."""
+        sigma = self.sde.sigma(t)
+        return self.h(x, sigma).flatten(1).square().sum(1) / (2 * sigma)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            return -torch.autograd.grad(self.energy(x, t).sum(), x, create_graph=create_graph)[0]
+
+
+PARAMETERISATIONS = {"score": ScoreModel, "energy": EnergyScoreModel}
+
+
+def build(
+    shape: tuple[int, int, int],
+    parameterisation: str,
+    residual: bool,
+    network: dict,
+    sde: dict,
+    seed: int | None = None,
+) -> ScoreModel:
+    """The model of a cell for images of ``shape`` (C, H, W), with freshly drawn weights.
+
+    ``network`` and ``sde`` are keyword arguments of `NCSNpp` and `VESDE`. The same ``seed`` gives
+    the same initial weights whatever the parameterisation.
+
+    Raises:
+        BadInput: images that are not square, or that the network cannot take.
+    """
+    channels, height, width = shape
+    if height != width:
+        raise BadInput(f"images of {height} × {width} pixels: found, expected square ones")
+    if seed is not None:
+        torch.manual_seed(derive(seed, "init"))
+    net = NCSNpp(image_size=height, channels=channels, **network)
+    return PARAMETERISATIONS[parameterisation](net, VESDE(**sde), residual)

@@ -1,0 +1,1 @@
+"""The training loop, its checkpoints, its processes, and checkpoints from outside."""

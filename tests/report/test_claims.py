@@ -1,0 +1,269 @@
+"""Claims on constructed numbers whose verdicts are known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qcsbm.experiment import specification
+from qcsbm.experiment.config import read
+from qcsbm.report import claims, tables
+from qcsbm.report.claims import FAILS, HOLDS, UNDECIDED, judge
+
+ROOT = Path(__file__).parents[2]
+COMPARISONS = [
+    ["conservative", "c", "u", "C against U"],
+    ["regularised", "qc", "u", "QC against U"],
+]
+SPEC = {"datasets": [["digits", "Digits", COMPARISONS]], "samplers": ["pc"], "alone": []}
+
+# What U has, and what C and QC have added to it, or multiplied it by, on each of three seeds.
+U = {"nll": 3.0, "asym": 1e5, "nasym": 1e-2, "fd": 50.0, "cs": 7.0, "precision": 0.5, "recall": 0.9}
+C = {"nll": [0.10, 0.11, 0.12], "fd": [0.9, 1.4, 1.02]}
+QC = {
+    "nll": [0.020, 0.021, 0.022],
+    "asym": [0.70, 0.71, 0.69],
+    "nasym": [0.9, 1.2, 1.0],
+    "fd": [0.96, 0.95, 0.94],
+    "cs": [0.10, 0.11, 0.12],
+    "precision": [-0.01, -0.011, -0.012],
+    "recall": [0.0, 0.0, 0.0],
+}
+
+
+@pytest.fixture
+def metrics():
+    rows = []
+    for metric, base in U.items():
+        sampler = "pc" if metric in tables.QUALITY_METRICS else None
+        for seed in range(3):
+            # Seeds differ by much more than methods do; pairing takes that out.
+            value = base * (1 + seed)
+            for method, differences in (("u", {}), ("c", C), ("qc", QC)):
+                ratio = metric in ("asym", "nasym", "fd")
+                effect = differences.get(metric, [float(ratio)] * 3)[seed]
+                changed = value * effect if ratio else value + effect
+                rows.append(("digits", method, seed, metric, changed, sampler))
+    columns = ["dataset", "method", "seed", "metric", "value", "sampler"]
+    # The order of rows means nothing.
+    return pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=0)
+
+
+def verdicts(judgements):
+    return {(j.subject, j.measure): j.verdict for j in judgements}
+
+
+def test_verdicts_are_those_that_the_numbers_were_made_for(metrics):
+    assert verdicts(claims.about_models(metrics, SPEC)) == {
+        ("C against U", "NLL (bits/dim)"): HOLDS,
+        ("C against U", "FD, PC"): UNDECIDED,
+        ("QC against U", "Asym"): HOLDS,
+        ("QC against U", "NAsym"): UNDECIDED,
+        ("QC against U", "NLL (bits/dim)"): FAILS,
+        ("QC against U", "FD, PC"): HOLDS,
+        ("QC against U", "CS, PC"): HOLDS,
+        ("QC against U", "Prec., PC"): FAILS,
+        ("QC against U", "Rec., PC"): UNDECIDED,
+    }
+
+
+def judgement(metrics, subject, measure):
+    (found,) = [
+        j
+        for j in claims.about_models(metrics, SPEC)
+        if (j.subject, j.measure) == (subject, measure)
+    ]
+    return found
+
+
+def test_effect_and_interval_are_those_of_paired_differences(metrics):
+    nll = judgement(metrics, "QC against U", "NLL (bits/dim)")
+    assert nll.effect == pytest.approx(0.021) and (nll.n, nll.scale) == (3, "difference")
+    # Standard deviation 1e-3; Student's quantile at 0.975 with two degrees of freedom is 4.3027.
+    half_width = 4.302653 * 1e-3 / 3**0.5
+    assert nll.low == pytest.approx(0.021 - half_width, rel=1e-6)
+    assert nll.high == pytest.approx(0.021 + half_width, rel=1e-6)
+
+
+def test_effects_on_asymmetry_and_distance_are_ratios_with_the_interval_of_their_logarithms(
+    metrics,
+):
+    for measure, ratios in (("Asym", QC["asym"]), ("NAsym", QC["nasym"]), ("FD, PC", QC["fd"])):
+        found = judgement(metrics, "QC against U", measure)
+        logarithms = np.log(ratios)
+        mean, half_width = logarithms.mean(), 4.302653 * logarithms.std(ddof=1) / 3**0.5
+        expected = np.exp([mean, mean - half_width, mean + half_width])
+        assert (found.effect, found.low, found.high) == pytest.approx(expected, rel=1e-6)
+        assert (found.n, found.scale) == (3, "ratio")
+    assert judgement(metrics, "QC against U", "NAsym").why == "the interval contains 1"
+
+
+def test_a_value_that_is_not_positive_leaves_its_ratio_undecided(metrics):
+    zero = (metrics["metric"] == "fd") & (metrics["method"] == "u") & (metrics["seed"] == 1)
+    found = judgement(
+        metrics.assign(value=metrics["value"].mask(zero, 0.0)), "C against U", "FD, PC"
+    )
+    assert (found.effect, found.low, found.n, found.verdict) == (None, None, 3, UNDECIDED)
+    assert found.why == "a value that is not positive has no ratio"
+
+
+def test_an_interval_beyond_all_floats_can_be_written():
+    found = judge("", "", "", "", [0.0, 500.0], +1, "ratio")
+    assert found.low == 0 and np.isfinite(found.high)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+@pytest.mark.parametrize("spread", [0.5, 1.0])
+def test_intervals_of_ratios_cover_the_truth_where_those_of_differences_do_not(n, spread):
+    # Values vary over seeds by a factor that both models share; the ratio varies by a fifth.
+    rng = np.random.default_rng(0)
+    repeats, truth = 4000, 0.7
+    control = rng.lognormal(0.0, spread, (repeats, n))
+    ratio = truth * rng.lognormal(0.0, 0.2, (repeats, n))
+    by_ratio = [judge("", "", "", "", row, -1, "ratio") for row in np.log(ratio)]
+    by_difference = [judge("", "", "", "", row, -1) for row in control * (ratio - 1)]
+    difference = np.exp(spread**2 / 2) * (truth * np.exp(0.2**2 / 2) - 1)
+    covered, missing = (
+        np.mean([j.low < expected < j.high for j in judged])
+        for judged, expected in ((by_ratio, truth), (by_difference, difference))
+    )
+    # Four standard errors of a share of 0.95.
+    tolerance = 4 * (0.95 * 0.05 / repeats) ** 0.5
+    assert covered == pytest.approx(0.95, abs=tolerance) and missing < 0.95 - tolerance
+    power = [np.mean([j.verdict == HOLDS for j in judged]) for judged in (by_ratio, by_difference)]
+    assert power[0] > power[1]
+
+
+@pytest.mark.parametrize("columns", [["sampler"], []])
+def test_where_nothing_was_measured_every_claim_says_so(metrics, columns):
+    # Without any record of samples the file of numbers has no column for their sampler.
+    nothing = metrics.iloc[:0].drop(columns=[] if columns else ["sampler"])
+    judgements = claims.about_models(nothing, SPEC)
+    assert {(j.verdict, j.why, j.n) for j in judgements} == {(UNDECIDED, "not measured", 0)}
+    expected = {"NLL (bits/dim)", "Asym", "NAsym", "FID or FD, PC", "IS or CS, PC"}
+    assert {j.measure for j in judgements} == expected | {"Prec., PC", "Rec., PC"}
+    rest = metrics[~metrics["metric"].isin(tables.QUALITY_METRICS)]
+    rest = rest if columns else rest.drop(columns="sampler")
+    why = {j.measure: j.why for j in claims.about_models(rest, SPEC)}
+    assert why["FID or FD, PC"] == "not measured" and why["Asym"] == ""
+
+
+def test_one_seed_is_undecided_however_large_the_effect(metrics):
+    judgements = claims.about_models(metrics[metrics["seed"] == 2], SPEC)
+    assert {j.verdict for j in judgements} == {UNDECIDED}
+    assert {j.why for j in judgements} == {"one seed"}
+    assert all(j.low is None and j.high is None and j.n == 1 for j in judgements)
+    effects = {(j.subject, j.measure): j.effect for j in judgements}
+    assert effects["C against U", "NLL (bits/dim)"] == pytest.approx(0.12)
+
+
+def test_only_seeds_of_both_are_paired_and_what_is_missing_is_said(metrics):
+    rest = metrics[~((metrics["method"] == "qc") & (metrics["seed"] == 0))]
+    counts = {(j.subject, j.measure): j.n for j in claims.about_models(rest, SPEC)}
+    assert counts["QC against U", "Asym"] == 2 and counts["C against U", "NLL (bits/dim)"] == 3
+    rest = metrics[metrics["metric"] != "asym"]
+    (missing,) = [j for j in claims.about_models(rest, SPEC) if j.measure == "Asym"]
+    assert (missing.effect, missing.n, missing.verdict) == (None, 0, UNDECIDED)
+    assert missing.why == "not measured"
+
+
+def test_numbers_of_another_sampler_or_dataset_do_not_enter(metrics):
+    other = metrics.assign(value=-(metrics["value"] ** 2))
+    quality = metrics["metric"].isin(tables.QUALITY_METRICS)
+    more = pd.concat(
+        [metrics, other.assign(dataset="patches"), other[quality].assign(sampler="ode")]
+    )
+    assert claims.about_models(more, SPEC) == claims.about_models(metrics, SPEC)
+
+
+@pytest.mark.parametrize(
+    "differences, sign, verdict",
+    [
+        ([1.0, 1.0], +1, HOLDS),
+        ([1.0, 1.0], -1, FAILS),
+        ([0.0, 0.0], +1, UNDECIDED),
+        # A mean of 1 with a standard error of 0.079: |t| = 12.706 is the quantile for n = 2.
+        ([1 - 0.078, 1 + 0.078], +1, HOLDS),
+        ([1 - 0.079, 1 + 0.079], +1, UNDECIDED),
+        ([1e9], +1, UNDECIDED),
+        ([], +1, UNDECIDED),
+    ],
+)
+def test_verdict_follows_the_whole_interval(differences, sign, verdict):
+    assert judge("", "", "", "", differences, sign).verdict == verdict
+
+
+def test_sampling_steps_hold_and_fail_by_step_size():
+    rows = []
+    for epsilon, h, conservative, rotational in (
+        (1e-3, 0.0125, 3, 7),
+        (2e-3, 0.0125, 20, 238),
+        (2e-3, 0.005, 59, 6),
+        (1e-3, 0.005, 8, 5),
+    ):
+        for seed in range(3):
+            rows.append(("conservative", epsilon, h, seed, conservative + seed % 2))
+            rows.append(("non-conservative", epsilon, h, seed, rotational))
+    starts = pd.DataFrame(rows, columns=["field", "epsilon", "h", "seed", "steps"])
+    judged = {j.subject: (j.verdict, j.n) for j in claims.about_steps(starts, 0.0125)}
+    assert judged == {
+        "ε = 0.001, h = 0.0125, the paper's": (HOLDS, 3),
+        "ε = 0.002, h = 0.0125, the paper's": (HOLDS, 3),
+        "ε = 0.002, h = 0.005": (FAILS, 3),
+    }
+
+
+def test_tying_is_judged_by_the_seeds_that_converged_and_by_the_counterexample():
+    outcomes = pd.DataFrame(
+        {
+            "tied": [False] * 4 + [True],
+            "untying": [1.0, 1.2, 1.1, 0.0, 0.0],
+            "route": ["parallel", "merged", "parallel", "none", "parallel"],
+        }
+    )
+    untied, refuted = claims.about_tying(outcomes, 2.08)
+    assert (untied.verdict, untied.n) == (HOLDS, 3)
+    assert untied.effect == pytest.approx(1.1)
+    assert untied.subject == "the 3 of 4 seeds that became conservative"
+    assert refuted.verdict == FAILS and refuted.effect == 2.08
+
+
+def test_nothing_converged_leaves_the_claim_on_tying_undecided():
+    outcomes = pd.DataFrame({"tied": [False], "untying": [1.0], "route": ["none"]})
+    assert claims.about_tying(outcomes, 2.08)[0].verdict == UNDECIDED
+
+
+def test_the_papers_own_tables_are_undecided_with_their_effects():
+    spec = {"datasets": [["cifar10", "CIFAR-10", []], ["digits", "Digits", []]]}
+    judgements = claims.of_the_paper(spec)
+    assert {j.verdict for j in judgements} == {UNDECIDED}
+    assert {j.topic for j in judgements} == {"CIFAR-10: the paper's own numbers"}
+    effects = {(j.subject, j.measure): j.effect for j in judgements}
+    assert effects["C-NCSN++ against U-NCSN++", "NLL (bits/dim)"] == pytest.approx(5.91 - 3.46)
+    assert effects["QC-NCSN++ against U-NCSN++", "FID, PC"] == pytest.approx(2.48 / 2.50)
+    assert effects["QC-NCSN++ against U-NCSN++", "NAsym"] == pytest.approx(8.41e-4 / 1.90e-3)
+
+
+def test_every_regularised_or_conservative_model_is_compared_with_one_trained_alike():
+    spec = specification.claims(read(ROOT / "config/paper.yaml"))
+    pairs = {(method, control) for _, method, control, _ in spec["datasets"][0][2]}
+    assert pairs == {("c", "u"), ("qc_k16", "u_b8"), ("qc", "u"), ("qcplus", "u")}
+    assert spec["alone"] == [] and spec["samplers"] == ["ode", "pc"]
+
+
+def test_page_and_document_say_the_same(metrics):
+    spec = {**SPEC, "alone": ["C on Patches"]}
+    judgements = claims.about_models(metrics, spec)
+    summary, *tables_of_claims = claims.sections(judgements, spec)
+    counts = {row[0]: row[1:] for row in summary.rows}
+    assert counts[claims.GAINS_QUALITY] == ["2", "1", "1"]
+    assert counts[claims.LOWERS] == ["1", "0", "1"]
+    assert "C on Patches: no model trained alike to compare it with." in summary.notes
+    by_heading = {section.heading: section.rows for section in tables_of_claims}
+    assert len(by_heading) == 4
+    asym, _ = by_heading[f"Digits: {claims.LOWERS}"]
+    assert asym == ["QC against U", "Asym", "× 0.700", "× 0.676 to × 0.725", "3", HOLDS]
+    document = json.loads(json.dumps(claims.document(judgements, spec)))
+    assert [row["verdict"] for row in document["claims"]] == [j.verdict for j in judgements]

@@ -1,0 +1,100 @@
+"""The report: self-contained, and in a browser it shows every table and figure without network."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import pytest
+from conftest import snakemake
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+# Requests to anything but the page itself are refused and listed.
+POLICY = """<head><meta http-equiv="Content-Security-Policy"
+ content="default-src 'unsafe-inline' 'unsafe-eval' data: blob:">"""
+LOOK = """
+<script>
+const blocked = [], seen = {};
+document.addEventListener("securitypolicyviolation", event => blocked.push(event.blockedURI));
+const moment = () => new Promise(done => setTimeout(done, 100));
+addEventListener("load", async () => {
+  while (!app) await moment();
+  const viewer = new ToggleViewManager(app);
+  for (const path of Object.keys(results)) {
+    viewer.handleSelectedResult(path);
+    await moment();
+    const image = document.querySelector("#app .p-3 > img");
+    const page = document.querySelector("iframe");
+    const shown = image || page;
+    const right = shown && shown.src === results[path].data_uri;
+    seen[path] = right && (image ? image.naturalWidth : page.clientWidth);
+  }
+  const found = document.createElement("pre");
+  found.id = "found";
+  found.textContent = JSON.stringify({blocked, seen, menu: Object.keys(categories).sort()});
+  document.body.append(found);
+});
+</script>
+</body>"""
+
+
+@pytest.fixture(scope="module")
+def report(ci):
+    """The report on the ci tier."""
+    arguments = ["all", "--cores", "1", "--configfile", ROOT / "config/ci.yaml"]
+    arguments += ["--report", ci / "report.html"]
+    result = snakemake(*arguments, cwd=ci.parent.parent)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return (ci / "report.html").read_text()
+
+
+def browse(page, tmp_path):
+    """What a headless browser finds on ``page``: requests it refused, and results it showed."""
+    path = tmp_path / "page.html"
+    head, tail = page.replace("<head>", POLICY, 1).rsplit("</body>", 1)
+    path.write_text(head + LOOK + tail)
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=30000", path.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    return json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
+
+
+@pytest.mark.slow
+def test_report_holds_tables_figures_and_captions_themselves(report):
+    results = json.loads(re.search(r"^\s*var results = (\{.*\});$", report, re.MULTILINE)[1])
+    pages = {Path(path).stem for path in results if path.endswith(".html")}
+    assert pages == {"claims", "table2", "table3", "cost", "figure1", "figure4"}
+    pictures = {"asymmetry", "learning_curves", "metrics_by_seed", "quality_against_compute"}
+    figures = [Path(path) for path in results if path.endswith(".png")]
+    for dataset in ("digits", "patches"):
+        named = {path.stem for path in figures if path.parent.name == dataset}
+        assert named == pictures | {"figure3_pc"}
+    for entry in results.values():
+        assert entry["data_uri"].startswith("data:") and len(entry["caption"]) > 60
+    claims = next(entry for path, entry in results.items() if path.endswith("claims.html"))
+    page = base64.b64decode(claims["data_uri"].split("base64,")[1]).decode()
+    assert "undecided (one seed)" in page
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_browser_shows_every_result_and_asks_for_nothing_else(report, tmp_path):
+    found = browse(report, tmp_path)
+    assert found["blocked"] == []
+    assert found["menu"] == ["Claims", "Figures", "Motivational examples", "Tables"]
+    assert len(found["seen"]) == 6 + 2 * 5 + 2 and all(found["seen"].values())
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_request_that_leaves_the_machine_would_be_seen(report, tmp_path):
+    wanted = "http://example.invalid/picture.png"
+    page = report.replace("</body>", f'<img src="{wanted}"></body>')
+    assert browse(page, tmp_path)["blocked"] == [wanted]
