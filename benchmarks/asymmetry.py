@@ -38,7 +38,8 @@ from qcsbm.conservativeness.asymmetry import (
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import dequantise
 from qcsbm.runtime.seeding import generator
-from qcsbm.schema.base import Digits, Training
+from qcsbm.schema.sources import Digits
+from qcsbm.schema.training import Training
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
 from qcsbm.training.loop import train

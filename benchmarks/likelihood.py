@@ -30,7 +30,8 @@ from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import dequantise
 from qcsbm.runtime.seeding import generator
 from qcsbm.sampling.likelihood import Likelihood, log_likelihood
-from qcsbm.schema.base import Digits, Training
+from qcsbm.schema.sources import Digits
+from qcsbm.schema.training import Training
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
 from qcsbm.training.loop import train

@@ -25,7 +25,8 @@ from torch import Tensor
 from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.digits import digits
 from qcsbm.runtime.seeding import generator
-from qcsbm.schema.base import Digits, Training
+from qcsbm.schema.sources import Digits
+from qcsbm.schema.training import Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.training.loop import BatchOrder, draw_batch, train

@@ -18,8 +18,8 @@ the published step, within every window of m steps, as long as
 .. math:: m B / b \le V_{trace} / V_{antisymmetric}.
 
 The largest such m is timed for every b, in windows of m real steps, and for whole batches with
-``times: squared``, whose variance is measured as the others' are; the cheapest is the last line's
-``equal_variance``. What that does to a training is measured by ``weight_sweep.py``.
+``time_sampling: importance``, whose variance is measured as the others' are; the cheapest is the
+last line's ``equal_variance``. What that does to a training is measured by ``weight_sweep.py``.
 
 ``--levels n`` also measures V · time with t confined to each of n equal parts of its range.
 The last line is a JSON object; times are medians in seconds of the CPU time of one thread, peak
@@ -45,11 +45,12 @@ from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.digits import digits
 from qcsbm.data.splits import Splits
 from qcsbm.runtime.seeding import generator
-from qcsbm.schema.base import Digits, Training
+from qcsbm.schema.sources import Digits
+from qcsbm.schema.training import Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
-from qcsbm.training.loop import BatchOrder, draw_batch, squared_times, train
+from qcsbm.training.loop import BatchOrder, draw_batch, importance_times, train
 
 NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
 SDE = dict(sigma_min=0.01, sigma_max=5.0)
@@ -99,7 +100,7 @@ def window(
     parameters = list(model.parameters())
     weights = torch.ones_like(t)
     if squared:
-        t, weights = squared_times(t, model.sde.epsilon, ORDER)
+        t, weights = importance_times(t, model.sde.epsilon, ORDER)
     for step in range(every):
         model.zero_grad()
         loss = training_loss(model, x_0, t, z, None if step else v[None, :b], estimator)
@@ -118,7 +119,7 @@ def gradient_of_qc(
     x_0, t, z = batch
     weights = torch.ones_like(t)
     if squared:
-        t, weights = squared_times(t, model.sde.epsilon, ORDER)
+        t, weights = importance_times(t, model.sde.epsilon, ORDER)
     (weights * training_loss(model, x_0, t, z, v[None], estimator).qc).mean().backward()
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.cat(
@@ -259,7 +260,7 @@ def main() -> None:
     result = {f"{name}_s": seconds[name] for name in STEPS} | {
         "memory_mib": memory,
         "variance_ratio": ratio,
-        "variance_ratio_squared_times": variance["trace"] / squared,
+        "variance_ratio_importance_times": variance["trace"] / squared,
         "equal_variance": equal,
         "equal_variance_s": seconds[equal],
         "torch": torch.__version__,

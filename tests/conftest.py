@@ -67,7 +67,9 @@ def ci(tmp_path_factory):
 def tiny():
     """An experiment with three batches of everything, the last one not full."""
     document = yaml.safe_load((ROOT / "config/ci.yaml").read_text())
-    document["defaults"]["samplers"] = {"pc": {"steps": 3, "snr": 0.16, "batch_size": 4}}
+    document["defaults"]["samplers"] = {
+        "pc": {"type": "pc", "steps": 3, "snr": 0.16, "batch_size": 4}
+    }
     document["defaults"]["likelihood"] = {
         "samples": 5,
         "rtol": 0.1,
@@ -77,9 +79,9 @@ def tiny():
     digits = document["datasets"]["digits"]
     digits["quality"] = {"samples": 10, "extractor": "efficientnet_lite0"}
     digits["asymmetry"] = {
-        "estimator": "probes",
+        "estimator": "antisymmetric",
         "probes": 2,
-        "levels": 3,
+        "noise_levels": 3,
         "samples": 3,
         "batch_size": 2,
     }

@@ -4,8 +4,8 @@ Nothing here calls a stage or the module behind it. Taken over is only what is d
 layers of the networks, the recipe of the training, and the addresses of random streams
 (`qcsbm.runtime.seeding`). Draws are float32, as the package's; all that is made of them is float64,
 by full Jacobians and brute force. Images are the digits, k (n, 1, 8, 8) in 0 … 16, and ``cell`` is
-what the configuration says of one dataset and method, `qcsbm.schema.base.Cell`: specifications are
-not believed.
+what the configuration says of one dataset and method, `qcsbm.schema.document.Cell`: specifications
+are not believed.
 """
 
 import warnings
@@ -132,7 +132,7 @@ def asymmetry(score, test, cell, seed):
     protocol = cell.asymmetry
     k = test[: protocol.samples]
     x_0 = data(k, cell.training.dequantise, generator(seed, "dequantise"))
-    size, n_levels = protocol.batch_size, protocol.levels
+    size, n_levels = protocol.batch_size, protocol.noise_levels
     values = np.empty((n_levels, 2, len(k)))
     for level in range(n_levels):
         t = level / n_levels
@@ -147,7 +147,7 @@ def asymmetry(score, test, cell, seed):
             else:
                 n_probes = protocol.probes or 1
                 v = [rademacher(batch.shape, draws).flatten(1).numpy() for _ in range(n_probes)]
-                of = {"probes": _jackknife, "paper": _one_probe}[protocol.estimator]
+                of = {"antisymmetric": _jackknife, "trace": _one_probe}[protocol.estimator]
                 found = [of(j, np.stack(v)[:, i]) for i, j in enumerate(jacobians)]
             values[level, :, start : start + size] = np.array(found).T
     return values
@@ -257,7 +257,7 @@ def solve(flow, start, end, y, protocol):
 
 def samples(score, cell, sampler, seed):
     """Images of whole batches, and the NFE of each."""
-    protocol = getattr(cell.samplers, sampler)
+    protocol = cell.samplers[sampler]
     draw = {"pc": _predictor_corrector, "ode": _flow_backwards}[sampler]
     images, nfe = [], []
     for batch in range(-(-cell.quality.samples // protocol.batch_size)):

@@ -14,7 +14,7 @@ from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.npy import read_array
-from qcsbm.schema.base import Arrays
+from qcsbm.schema.sources import Arrays
 
 LARGEST_LABEL = 2**16 - 1  # a network that classifies has an output for each smaller one
 TO_NCHW = {

@@ -14,7 +14,7 @@ import numpy as np
 from qcsbm.data.local import require_published, shuffled
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
-from qcsbm.schema.base import Cifar10, Cifar100
+from qcsbm.schema.sources import Cifar10, Cifar100
 
 
 def cifar10(config: Cifar10) -> Splits:

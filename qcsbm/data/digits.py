@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from qcsbm.data.splits import Split, Splits
-from qcsbm.schema.base import Digits
+from qcsbm.schema.sources import Digits
 
 
 def digits(config: Digits) -> Splits:

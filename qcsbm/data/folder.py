@@ -18,7 +18,7 @@ from qcsbm.data.local import random_order
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.runtime.errors import BadInput, MissingFile
-from qcsbm.schema.base import Folder
+from qcsbm.schema.sources import Folder
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = slice(12, 16)  # where a PNG file says that its header follows

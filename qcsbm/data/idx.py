@@ -26,7 +26,7 @@ from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import CHUNK
-from qcsbm.schema.base import Idx
+from qcsbm.schema.sources import Idx
 
 FASHION_MNIST = "fashion-mnist"
 PREFIX = {"train": "train", "test": "t10k"}

@@ -17,7 +17,7 @@ from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import Split, Splits
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.npy import read_array
-from qcsbm.schema.base import ImageNet32
+from qcsbm.schema.sources import ImageNet32
 
 SHAPE = (3, 32, 32)
 CLASSES = 1000

@@ -12,7 +12,7 @@ from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.runtime.errors import BadInput, MissingFile
 from qcsbm.runtime.files import CHUNK
 from qcsbm.runtime.seeding import permutation
-from qcsbm.schema.base import Own, Published
+from qcsbm.schema.sources import Own, Published
 
 
 def require_file(path: Path, expected: str) -> None:

@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 
 from qcsbm.data.splits import Split, Splits
 from qcsbm.runtime.errors import BadInput
-from qcsbm.schema.base import Patches
+from qcsbm.schema.sources import Patches
 
 BAND = 5  # widths of a patch per band; the last one is for testing
 

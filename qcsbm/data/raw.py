@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from qcsbm.runtime import outside
-from qcsbm.schema.base import Data
+from qcsbm.schema.sources import Data
 
 # Of each source, patterns of its files below its folder.
 PATTERNS = {

@@ -8,7 +8,7 @@ References:
 from qcsbm.data.local import require_published, shuffled
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS, Split, Splits
-from qcsbm.schema.base import Svhn
+from qcsbm.schema.sources import Svhn
 
 
 def svhn(config: Svhn) -> Splits:

@@ -2,8 +2,8 @@
 
 A *cell* is one dataset with one method. Its facts are merged key by key from four places, later
 ones winning: ``defaults``, ``datasets.<dataset>``, ``methods.<method>`` and
-``datasets.<dataset>.methods.<method>``; the result is one `qcsbm.schema.base.Cell`. Nothing here
-imports torch, so that a dry run stays fast.
+``datasets.<dataset>.methods.<method>``; the result is one `qcsbm.schema.document.Cell`. Nothing
+here imports torch, so that a dry run stays fast.
 """
 
 import re
@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from qcsbm.experiment.consistency import inconsistencies
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.runtime.errors import MissingFile
-from qcsbm.schema.base import Cell, ConfigError, Dataset, Document, parse, sentence, short
+from qcsbm.schema.base import ConfigError
+from qcsbm.schema.document import Cell, Dataset, Document
+from qcsbm.schema.reading import parse, sentence, short
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 

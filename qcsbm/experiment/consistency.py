@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 
 from qcsbm.experiment.experiment import Experiment
-from qcsbm.schema.base import Cell, Source
+from qcsbm.schema.document import Cell
+from qcsbm.schema.sources import Source
 
 # Every rule of the workflow: a dataset becomes one, and a table's log lies where a rule's does.
 RULES = {
     *("all", "prepare", "fetch_cifar10", "fetch_cifar100", "fetch_svhn", "classifier", "train"),
     *("sample", "gather_samples", "reference_features", "sample_features", "quality"),
     *("likelihood", "gather_likelihood", "asymmetry", "gather_asymmetry"),
-    *("metrics", "table", "cost", "figure1", "figure4", "figures", "claims"),
+    *("gather_records", "table", "cost", "figure1", "figure4", "figures", "claims"),
     *("toy", "toy_run", "toy_table", "toy_figure"),
 }
 # What the quick tier has in `results/`, where other tiers have their folders.
@@ -36,7 +37,7 @@ def inconsistencies(experiment: Experiment) -> Iterator[str]:
                 )
             for dataset in experiment.datasets:
                 cell = experiment.cells[dataset, method]
-                if table.sampler and getattr(cell.samplers, table.sampler) is None:
+                if table.sampler and table.sampler not in cell.samplers:
                     yield (
                         f"tables.{name}.sampler: found {table.sampler!r}, expected a sampler that "
                         f"is configured for dataset {dataset} and method {method}"
@@ -105,11 +106,16 @@ def _cell_inconsistencies(
             f"{place}.regulariser.batch_size {where}: found {regularised}, expected at most "
             f"training.batch_size = {cell.training.batch_size}"
         )
-    if (cell.asymmetry.estimator == "probes") != (cell.asymmetry.probes is not None):
+    if (cell.asymmetry.estimator == "antisymmetric") != (cell.asymmetry.probes is not None):
         yield (
             f"asymmetry.probes {where}, method {method}: found {cell.asymmetry.probes} with "
-            f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator 'probes' "
-            "and none otherwise"
+            f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator "
+            "'antisymmetric' and none otherwise"
+        )
+    if "shards" in cell.samplers:
+        yield (
+            f"samplers {where}, method {method}: found the name 'shards', expected another one, as "
+            "a run has its shards in a folder of that name"
         )
     yield from _sample_inconsistencies(experiment, dataset, method, cell)
     yield from _network_inconsistencies(experiment, dataset, method, cell)

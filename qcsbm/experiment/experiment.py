@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from qcsbm.runtime.errors import BadInput
-from qcsbm.schema.base import Cell, Dataset, Table, Toy
+from qcsbm.schema.document import Cell, Dataset, Table, Toy
 
 
 @dataclass(frozen=True)

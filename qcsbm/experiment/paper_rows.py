@@ -13,19 +13,23 @@ References:
 from collections.abc import Iterator
 
 from qcsbm.experiment.experiment import Experiment
-from qcsbm.schema.base import SDE, Network, Regulariser, Training
+from qcsbm.schema.networks import NCSNpp
+from qcsbm.schema.sde import VE
+from qcsbm.schema.training import Regulariser, Training
 
 DATASETS = ("cifar10", "cifar100", "imagenet32", "svhn")
+SAMPLERS = ("pc", "ode")
 
 
 def row(dataset: str, kind: str, sampler: str | None) -> dict:
     """What the paper's row is, under the keys of a cell; ``kind`` is c, u or qc.
 
-    Table 2, which has no ``sampler``, and Table 3 show two trainings of QC.
+    ``sampler`` is its type. Table 2, which has none, and Table 3 show two trainings of QC.
     """
     svhn, imagenet = dataset == "svhn", dataset == "imagenet32"
     table2_qc = kind == "qc" and sampler is None
-    network = Network(
+    network = NCSNpp(
+        type="ncsnpp",
         nf=128,
         ch_mult=[1, 2, 2, 2],
         num_res_blocks=8,
@@ -38,7 +42,7 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict:
         "parameterisation": "energy" if kind == "c" else "score",
         "residual": False,
         "steps": 400_000 if svhn else 700_000,
-        "sde": SDE(sigma_min=0.01, sigma_max=50.0).model_dump(),
+        "sde": VE(type="ve", sigma_min=0.01, sigma_max=50.0).model_dump(),
         "network": network.model_dump(),
         "training": training.model_dump(exclude={"processes"}),
         "regulariser": None,
@@ -50,7 +54,7 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict:
         facts["init_from"] = {"step": 300_000 if svhn else 600_000}
     if sampler is None:
         facts["likelihood"] = {"samples": None, "weights": "raw"}
-        facts["asymmetry"] = {"levels": 100, "weights": "raw"}
+        facts["asymmetry"] = {"noise_levels": 100, "weights": "raw"}
     else:
         facts["quality"] = {
             "samples": 26_032 if svhn else 50_000,
@@ -59,9 +63,9 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict:
             "neighbours": 3,
             "weights": "ema",
         }
-    if sampler == "pc":
-        snr = 0.001 if svhn and kind == "c" else 0.16
-        facts["samplers"] = {"pc": {"steps": 1000, "snr": snr, "corrector_steps": 1}}
+        if sampler == "pc":
+            snr = 0.001 if svhn and kind == "c" else 0.16
+            facts["sampler"] = {"steps": 1000, "snr": snr, "corrector_steps": 1}
     return facts
 
 
@@ -70,29 +74,39 @@ def counterpart(
 ) -> dict | None:
     """The row that stands beside a method, and the ``differences`` on whose account it must not.
 
-    None on a dataset that the paper has no numbers of. The row has the kind of the method: an
-    energy is a C, a regularised score a QC. What is not known of an imported model, that is how it
-    was trained, is no difference.
+    None for a dataset or a type of sampler that the paper has no numbers of. The row has the kind
+    of the method: an energy is a C, a regularised score a QC. What is not known of an imported
+    model, that is how it was trained, is no difference.
     """
     source = experiment.datasets[dataset].data.source
     name = dataset if dataset in DATASETS else source
     if name not in DATASETS:
         return None
     cell = experiment.cells[dataset, method]
+    configured = cell.samplers.get(sampler) if sampler else None
+    if configured and configured.type not in SAMPLERS:
+        return None
     kind = "c" if cell.parameterisation == "energy" else "qc" if cell.regulariser else "u"
-    expected = row(name, kind, sampler)
+    expected = row(name, kind, configured.type if configured else None)
     found = {**cell.model_dump(), "data": experiment.datasets[dataset].data.model_dump()}
+    if configured:
+        found["sampler"] = configured.model_dump()
     if not experiment.chain(dataset, method):
         del expected["training"]
         expected.pop("init_from", None)
     differences = list(_differences(found, expected))
     # What a method starts from was trained as the paper's U, or C, was.
-    start = {"training": row(name, "u", sampler)["training"], "regulariser": None}
+    start = {"training": row(name, "u", None)["training"], "regulariser": None}
     for of, step in filter(None, experiment.origins(dataset, method)):
         if (dataset, of) in experiment.cells:
             earlier = experiment.cells[dataset, of].model_dump()
             differences += [f"{of} at step {step}: {d}" for d in _differences(earlier, start)]
-    return {"dataset": name, "kind": kind, "differences": differences}
+    return {
+        "dataset": name,
+        "kind": kind,
+        "sampler": configured.type if configured else None,
+        "differences": differences,
+    }
 
 
 def _differences(found: dict, expected: dict, path: str = "") -> Iterator[str]:

@@ -16,7 +16,7 @@ from qcsbm.experiment.agreement import digest
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.quality import extractor_weights
 from qcsbm.runtime import outside
-from qcsbm.schema.base import Cell, Table
+from qcsbm.schema.document import Cell, Table
 
 VERSIONS = {
     "prepare": 1,
@@ -28,7 +28,7 @@ VERSIONS = {
     "quality": 5,
     "likelihood": 2,
     "asymmetry": 2,
-    "metrics": 1,
+    "gather_records": 1,
     "table": 4,
     "cost": 2,
     "figure1": 2,
@@ -110,8 +110,7 @@ def describe(experiment: Experiment, dataset: str, method: str) -> dict:
         "tier": experiment.tier,
         "seeds": experiment.seeds[dataset],
         "data": experiment.datasets[dataset].data.model_dump(),
-        **cell.model_dump(exclude={"samplers"}),
-        "sampler": cell.samplers.model_dump(),
+        **cell.model_dump(),
         "model": _model(cell),
     }
 
@@ -126,7 +125,7 @@ def sample(experiment: Experiment, dataset: str, method: str, seed: int, sampler
             "samples": cell.quality.samples,
             "dequantised": cell.training.dequantise,
             "sampler": sampler,
-            **getattr(cell.samplers, sampler).model_dump(),
+            **cell.samplers[sampler].model_dump(),
         },
     }
 
@@ -181,9 +180,9 @@ def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> d
     }
 
 
-def metrics(experiment: Experiment) -> dict:
+def gather_records(experiment: Experiment) -> dict:
     expected = _expected(experiment, experiment.datasets, experiment.methods, MEASURED)
-    return {"version": VERSIONS["metrics"], **expected}
+    return {"version": VERSIONS["gather_records"], **expected}
 
 
 def table(experiment: Experiment, name: str) -> dict:
@@ -341,7 +340,7 @@ def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict
     found["likelihood.json"] = likelihood(experiment, *run)
     found["asymmetry.json"] = asymmetry(experiment, *run)
     for sampler in experiment.samplers:
-        if getattr(cell.samplers, sampler):
+        if sampler in cell.samplers:
             found[f"{sampler}/sample.json"] = sample(experiment, *run, sampler)
             found[f"{sampler}/quality.json"] = quality(experiment, *run, sampler)
     return found

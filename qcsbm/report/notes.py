@@ -11,7 +11,7 @@ import pandas as pd
 # What a reader needs to know of a protocol, in this order.
 PROTOCOL = {
     "likelihood": ["weights", "divergence", "rtol", "atol"],
-    "asymmetry": ["weights", "estimator", "probes", "levels"],
+    "asymmetry": ["weights", "estimator", "probes", "noise_levels"],
     "sample": ["weights", "sampler", "steps", "snr", "corrector_steps", "rtol", "atol"],
     "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
 }
@@ -19,7 +19,7 @@ PROTOCOL = {
 TRAINED = [
     *("train_steps", "parameterisation", "residual", "started_from", "training_batch_size"),
     *("regulariser_weight", "regulariser_estimator", "regulariser_probes", "regulariser_every"),
-    *("regulariser_times", "regulariser_batch_size"),
+    *("regulariser_time_sampling", "regulariser_batch_size"),
 ]
 
 
@@ -78,8 +78,8 @@ def _regulariser(facts: dict) -> str:
     ]
     if facts["regulariser_batch_size"] < facts["training_batch_size"]:
         parts.append(f"on {facts['regulariser_batch_size']:.0f} samples of each batch")
-    if facts["regulariser_times"] != "uniform":
-        parts.append(f"t {facts['regulariser_times']}")
+    if facts["regulariser_time_sampling"] != "uniform":
+        parts.append(f"t by {facts['regulariser_time_sampling']} sampling")
     return ", ".join(parts)
 
 

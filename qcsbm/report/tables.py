@@ -146,7 +146,7 @@ def build(frame: pd.DataFrame, spec: dict, failed: dict[tuple[str, str], list[st
             method: max((counts[method, metric] for metric in metrics), default=0)
             for method in methods
         }
-        paper, left_out = _of_the_paper(spec["paper"][dataset], methods, sampler)
+        paper, left_out = _of_the_paper(spec["paper"][dataset], methods)
         below = [
             *notes.seeds(counts, seeds, methods),
             *notes.training(rows, methods, spec["names"][dataset]),
@@ -161,7 +161,10 @@ def build(frame: pd.DataFrame, spec: dict, failed: dict[tuple[str, str], list[st
 
 
 def printed(dataset: str, sampler: str | None) -> dict[tuple[str, str], str]:
-    """What the paper prints for ``dataset``, by kind of model and metric, with its digits."""
+    """What the paper prints for ``dataset``, by kind of model and metric, with its digits.
+
+    ``sampler`` is its type, None for Table 2.
+    """
     table = pd.read_csv(
         files("qcsbm") / "paper" / ("table3.csv" if sampler else "table2.csv"), dtype=str
     ).rename(columns={"nll_bpd": "nll"})
@@ -178,7 +181,7 @@ def printed(dataset: str, sampler: str | None) -> dict[tuple[str, str], str]:
 
 
 def _of_the_paper(
-    rows: dict[str, dict], methods: dict[str, str], sampler: str | None
+    rows: dict[str, dict], methods: dict[str, str]
 ) -> tuple[dict[tuple[str, str], str], list[str]]:
     """What the paper prints for the methods that are its own, and why not for others.
 
@@ -188,7 +191,7 @@ def _of_the_paper(
     for method, row in rows.items():
         theirs = {
             metric: text
-            for (kind, metric), text in printed(row["dataset"], sampler).items()
+            for (kind, metric), text in printed(row["dataset"], row["sampler"]).items()
             if kind == row["kind"]
         }
         if theirs and row["differences"]:

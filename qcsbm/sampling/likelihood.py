@@ -29,7 +29,7 @@ from qcsbm.score.sde import VESDE
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class LogDensity:
     """Log density in nats and the ODE's evaluations of each sample, both (B,)."""
 
     log_prob: Tensor
@@ -55,7 +55,7 @@ def log_likelihood(
     *,
     rtol: float,
     atol: float,
-) -> Likelihood:
+) -> LogDensity:
     """Log density of the model at ``x`` (B, ...), taken as samples at time epsilon.
 
     ``divergence`` is "hutchinson" or "exact"; the latter draws no probes. A sample and its log
@@ -82,7 +82,7 @@ def log_likelihood(
 
     start = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
     end = integrate(flow, start, sde.epsilon, 1.0, rtol, atol, probes)
-    return Likelihood(sde.prior_log_prob(end.y[:, :-1]) + end.y[:, -1], end.nfe)
+    return LogDensity(sde.prior_log_prob(end.y[:, :-1]) + end.y[:, -1], end.nfe)
 
 
 def bits_per_dim(log_prob: Tensor, d: int, levels: int) -> Tensor:

@@ -92,5 +92,9 @@ def build(
         raise BadInput(f"images of {height} × {width} pixels: found, expected square ones")
     if seed is not None:
         torch.manual_seed(derive(seed, "init"))
-    net = NCSNpp(image_size=height, channels=channels, **network)
-    return PARAMETERISATIONS[parameterisation](net, VESDE(**sde), residual)
+    net = NCSNpp(image_size=height, channels=channels, **_arguments(network))
+    return PARAMETERISATIONS[parameterisation](net, VESDE(**_arguments(sde)), residual)
+
+
+def _arguments(settings: dict) -> dict:
+    return {key: value for key, value in settings.items() if key != "type"}

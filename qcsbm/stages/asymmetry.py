@@ -43,11 +43,11 @@ def run(arguments: argparse.Namespace) -> None:
     )
     checkpoint.require_trained(arguments.checkpoint, spec)
 
-    levels = share(arguments.shard, protocol["levels"])
+    levels = share(arguments.shard, protocol["noise_levels"])
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
     with recorded(arguments.record, "asymmetry", spec, inputs) as record:
         record.computed_by(checkpoint.code(arguments.checkpoint))
-        t = np.array([level / protocol["levels"] for level in levels])
+        t = np.array([level / protocol["noise_levels"] for level in levels])
         values = np.empty((len(levels), 2, len(x_0)))
         for row, level in enumerate(tqdm(levels, mininterval=5.0)):
             values[row] = _at_level(model, x_0, float(t[row]), protocol, spec["seed"], level)
@@ -63,8 +63,8 @@ def _at_level(
     probes = generator(seed, "asymmetry", level)
     measure = {
         "exact": exact_asymmetry,
-        "probes": partial(estimate_asymmetry, probes=protocol["probes"], generator=probes),
-        "paper": partial(one_probe_asymmetry, generator=probes),
+        "antisymmetric": partial(estimate_asymmetry, probes=protocol["probes"], generator=probes),
+        "trace": partial(one_probe_asymmetry, generator=probes),
     }[protocol["estimator"]]
     results = []
     for x, noise in zip(

@@ -12,7 +12,8 @@ from qcsbm.data.splits import SPLITS, Splits
 from qcsbm.runtime import source_code
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.provenance import provenance
-from qcsbm.schema.base import Dataset, parse
+from qcsbm.schema.document import Dataset
+from qcsbm.schema.reading import parse
 from qcsbm.stages.arguments import add_spec
 
 BLOCK = 1024  # images whose levels are looked at together

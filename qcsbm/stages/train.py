@@ -20,7 +20,8 @@ from qcsbm.runtime.device import device
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic, sha256
 from qcsbm.runtime.provenance import recorded
-from qcsbm.schema.base import Regulariser, Training, parse
+from qcsbm.schema.reading import parse
+from qcsbm.schema.training import Regulariser, Training
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_spec, existing
 from qcsbm.training import checkpoint, parallel

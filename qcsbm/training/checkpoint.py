@@ -114,7 +114,7 @@ def require_trained(path: str | Path, spec: dict) -> None:
     if not found or "outside" in spec:
         return
     regulariser = found["protocol"].get("regulariser") or {}
-    for key in ("weight", "estimator", "probes", "every", "times"):
+    for key in ("weight", "estimator", "probes", "every", "time_sampling"):
         _require_same(
             path,
             f"regulariser.{key}",

@@ -22,7 +22,7 @@ from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.runtime.errors import Diverged
 from qcsbm.runtime.seeding import derive, generator, permutation
-from qcsbm.schema.base import Regulariser, Training
+from qcsbm.schema.training import Regulariser, Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel
 from qcsbm.training import checkpoint, parallel
@@ -177,14 +177,14 @@ def draw_regularised(
     ``x_0`` (B, ...) and uniform ``t`` (B,) are the step's; b of the B samples are regularised.
     """
     weights = torch.ones_like(t)
-    if regulariser.times == "squared":
-        t, weights = squared_times(t, model.sde.epsilon, generator(seed, "times", step))
+    if regulariser.time_sampling == "importance":
+        t, weights = importance_times(t, model.sde.epsilon, generator(seed, "times", step))
     b = regulariser.batch_size or len(x_0)
     shape = (regulariser.probes, b, *x_0.shape[1:])
     return t, weights, rademacher(shape, generator(seed, "probes", step))
 
 
-def squared_times(t: Tensor, epsilon: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+def importance_times(t: Tensor, epsilon: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
     """Times (B,) that favour small t, and the weights (B,) with which means stay unbiased.
 
     Made from uniform ``t`` (B,): u has one value in each of B equal parts of [0, 1], in random

@@ -42,7 +42,7 @@ def configuration(tmp_path_factory):
     config = yaml.safe_load((ROOT / "config/ci.yaml").read_text())
     config["methods"] = {"u": {"label": "U", "parameterisation": "score"}}
     config["datasets"] = {"digits": config["datasets"]["digits"]}
-    config["datasets"]["digits"]["asymmetry"]["levels"] = 1
+    config["datasets"]["digits"]["asymmetry"]["noise_levels"] = 1
     config["defaults"]["steps"] = 150
     config["tables"] = {"table2": {"methods": ["u"]}}
     path = tmp_path_factory.mktemp("config") / "config.yaml"

@@ -31,11 +31,11 @@ from qcsbm.data.local import random_order
 from qcsbm.data.sources import SOURCES
 from qcsbm.data.splits import SPLITS
 from qcsbm.experiment.config import ConfigError, load
-from qcsbm.schema.base import (
+from qcsbm.schema.document import Dataset
+from qcsbm.schema.sources import (
     Arrays,
     Cifar10,
     Cifar100,
-    Dataset,
     Digits,
     Folder,
     Idx,

@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10, SVHN
 from qcsbm.data import splits
 from qcsbm.data.digits import digits
 from qcsbm.experiment import config, specification
-from qcsbm.schema import base as schema
+from qcsbm.schema import sources
 from qcsbm.score.models import build
 from qcsbm.training.published import published_names
 
@@ -47,7 +47,7 @@ def spec(stage, *names):
 def prepared(tmp_path_factory):
     """The digits, as `prepare` writes them."""
     folder = tmp_path_factory.mktemp("prepared")
-    splits.write(folder, digits(schema.Digits(source="digits")))
+    splits.write(folder, digits(sources.Digits(source="digits")))
     return folder
 
 
@@ -119,11 +119,11 @@ def compared(content, folder, _):
     return ["quality", "--spec", spec("quality", "digits", "u", 0, "pc"), *arguments]
 
 
-def gathered(content, folder, _, stage="metrics"):
+def gathered(content, folder, _, stage="gather_records"):
     """Gather the record ``content``, bytes or what differs from a good one."""
     found = content if isinstance(content, bytes) else json.dumps(RECORD | content).encode()
     (folder / "x.json").write_bytes(found)
-    options = {"metrics": ["{}", "--out"], "cost": [spec("cost"), "--table"]}[stage]
+    options = {"gather_records": ["{}", "--out"], "cost": [spec("cost"), "--table"]}[stage]
     return [stage, "--records", "x.json", "--spec", *options, "o"]
 
 
@@ -876,11 +876,11 @@ ARGUMENTS = {
         "specification: found no 'protocol', expected",
     ),
     "file that is gone": (
-        ["metrics", "--spec", "{}", "--records", "gone.json", "--out", "x"],
+        ["gather_records", "--spec", "{}", "--records", "gone.json", "--out", "x"],
         "argument --records: gone.json: found nothing there, expected",
     ),
     "folder for a record": (
-        ["metrics", "--spec", "{}", "--records", "/", "--out", "x"],
+        ["gather_records", "--spec", "{}", "--records", "/", "--out", "x"],
         "'/'",
     ),
     "dataset that cannot be fetched": (["fetch", "mnist"], "invalid choice: 'mnist'"),

@@ -15,7 +15,7 @@ from qcsbm.experiment import consistency
 from qcsbm.experiment.config import ConfigError, load, read
 from qcsbm.experiment.specification import train
 from qcsbm.nets.ncsnpp import NCSNpp
-from qcsbm.schema import base as schema
+from qcsbm.schema import sources
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -374,8 +374,43 @@ BAD = {
     ),
     "probes that are missing": (
         "datasets.digits.asymmetry.estimator",
-        "probes",
-        "asymmetry.probes (dataset digits), method c: found None with estimator 'probes'",
+        "antisymmetric",
+        "asymmetry.probes (dataset digits), method c: found None with estimator 'antisymmetric'",
+    ),
+    "earlier key": (
+        "datasets.digits.asymmetry.levels",
+        4,
+        "datasets.digits.asymmetry.levels: found a key of earlier versions, expected noise_levels",
+    ),
+    "earlier value": (
+        "datasets.digits.asymmetry.estimator",
+        "paper",
+        "datasets.digits.asymmetry.estimator: found 'paper', expected 'trace', its name now",
+    ),
+    "network of no type": (
+        "datasets.digits.network",
+        {"nf": 8},
+        "datasets.digits.network.type: found nothing, expected a value",
+    ),
+    "sampler of no type": (
+        "defaults.samplers.pc",
+        {"steps": 8},
+        "defaults.samplers.pc: found no type, expected one of its types",
+    ),
+    "sampler of an unknown type": (
+        "defaults.samplers.pc.type",
+        "ddim",
+        "defaults.samplers.pc: found {'type': 'ddim'",
+    ),
+    "unknown key of a sampler": (
+        "defaults.samplers.pc.rtol",
+        1e-3,
+        "defaults.samplers.pc.rtol: found an unknown key, expected one of type, steps, snr",
+    ),
+    "sampler in the folder of the shards": (
+        "defaults.samplers.shards",
+        {"type": "ode", "rtol": 0.1, "atol": 0.1, "batch_size": 2},
+        "samplers (dataset digits), method c: found the name 'shards'",
     ),
     "probes without need": ("datasets.digits.asymmetry.probes", 4, "asymmetry.probes"),
 }
@@ -447,9 +482,10 @@ def test_a_network_is_refused_where_it_cannot_be_built(quick, size, levels, atte
     quick["datasets"]["patches"] |= {"network": network}
     quick["datasets"]["patches"]["data"] |= {"size": size}
     built = refused = None
+    keys = {key: value for key, value in network.items() if key != "type"}
     try:
         with torch.device("meta"):
-            built = NCSNpp(size, 3, **network)
+            built = NCSNpp(size, 3, **keys)
     except ValueError as error:
         refused = str(error)
     if built:
@@ -462,9 +498,9 @@ def test_a_network_is_refused_where_it_cannot_be_built(quick, size, levels, atte
 
 
 def test_sources_know_how_many_images_they_have():
-    digits = schema.Digits(source="digits", test=10)
+    digits = sources.Digits(source="digits", test=10)
     assert [digits.images_in(split) for split in ("train", "test")] == [1787, 10]
-    files = schema.Idx(source="idx", name="x", test=7)
+    files = sources.Idx(source="idx", name="x", test=7)
     assert [files.images_in(split) for split in ("train", "test")] == [None, 7]
 
 

@@ -20,15 +20,15 @@ tier: tiny
 seeds: [1, 4]
 defaults:
   steps: 60
-  sde: {sigma_min: 0.01, sigma_max: 5.0}
-  network: {nf: 8, ch_mult: [1, 2], num_res_blocks: 1, attn_resolutions: []}
+  sde: {type: ve, sigma_min: 0.01, sigma_max: 5.0}
+  network: {type: ncsnpp, nf: 8, ch_mult: [1, 2], num_res_blocks: 1, attn_resolutions: []}
   training: {batch_size: 16}
   samplers:
-    pc: {steps: 10, snr: 0.16, batch_size: 32}
-    ode: {rtol: 1e-2, atol: 1e-2, batch_size: 32}
+    pc: {type: pc, steps: 10, snr: 0.16, batch_size: 32}
+    ode: {type: ode, rtol: 1e-2, atol: 1e-2, batch_size: 32}
   quality: {samples: 64, extractor: classifier}
   likelihood: {samples: 16, rtol: 1e-2, atol: 1e-3, batch_size: 16}
-  asymmetry: {estimator: exact, levels: 4, samples: 8, batch_size: 8}
+  asymmetry: {estimator: exact, noise_levels: 4, samples: 8, batch_size: 8}
 datasets:
   digits:
     label: Digits

@@ -9,6 +9,7 @@ import copy
 import itertools
 import json
 from contextlib import nullcontext
+from typing import get_args
 
 import numpy as np
 import plain
@@ -22,7 +23,7 @@ from qcsbm.data import splits
 from qcsbm.experiment import config, specification
 from qcsbm.nets.classifier import Classifier
 from qcsbm.quality import classification, feature_file
-from qcsbm.schema import base as schema
+from qcsbm.schema import document, evaluation, networks, samplers, sde, training
 from qcsbm.stages import toy
 from qcsbm.training import checkpoint
 
@@ -36,8 +37,9 @@ methods:
     label: U
     parameterisation: score
     steps: 3
-    sde: {sigma_min: 0.05, sigma_max: 1.0}
+    sde: {type: ve, sigma_min: 0.05, sigma_max: 1.0}
     network:
+      type: ncsnpp
       nf: 4
       ch_mult: [1, 2]
       num_res_blocks: 1
@@ -47,11 +49,11 @@ methods:
     training: {batch_size: 4, lr: 1e-2, warmup: 2, ema: 0.15}
     regulariser: {weight: 1.0, estimator: trace}
     samplers:
-      pc: {steps: 2, snr: 0.2, batch_size: 2}
-      ode: {rtol: 0.5, atol: 0.3, batch_size: 2}
+      pc: {type: pc, steps: 2, snr: 0.2, batch_size: 2}
+      ode: {type: ode, rtol: 0.5, atol: 0.3, batch_size: 2}
     quality: {samples: 4, extractor: classifier}
     likelihood: {samples: 3, rtol: 0.5, atol: 0.3, batch_size: 2}
-    asymmetry: {estimator: probes, probes: 2, levels: 2, samples: 3, batch_size: 2}
+    asymmetry: {estimator: antisymmetric, probes: 2, noise_levels: 2, samples: 3, batch_size: 2}
 tables: {table2: {methods: [u]}, table3: {methods: [u], sampler: pc}}
 toy: {points: 50, steps: 2, batch_size: 8, seeds: [7]}
 """)
@@ -59,17 +61,17 @@ RUN = ("digits", "u", 7)
 MODEL = ("train", "pc", "ode", "likelihood", "asymmetry")
 CELL = "methods.u"
 MODELS = {
-    f"{CELL}.network": schema.Network,
-    f"{CELL}.sde": schema.SDE,
-    f"{CELL}.training": schema.Training,
-    f"{CELL}.regulariser": schema.Regulariser,
-    f"{CELL}.samplers.pc": schema.PCSampler,
-    f"{CELL}.samplers.ode": schema.ODESampler,
-    f"{CELL}.quality": schema.Quality,
-    f"{CELL}.likelihood": schema.Likelihood,
-    f"{CELL}.asymmetry": schema.Asymmetry,
-    "datasets.digits.classifier": schema.Classifier,
-    "toy": schema.Toy,
+    f"{CELL}.network": networks.NCSNpp,
+    f"{CELL}.sde": sde.VE,
+    f"{CELL}.training": training.Training,
+    f"{CELL}.regulariser": training.Regulariser,
+    f"{CELL}.samplers.pc": samplers.PC,
+    f"{CELL}.samplers.ode": samplers.ODE,
+    f"{CELL}.quality": evaluation.Quality,
+    f"{CELL}.likelihood": evaluation.Likelihood,
+    f"{CELL}.asymmetry": evaluation.Asymmetry,
+    "datasets.digits.classifier": document.ClassifierTraining,
+    "toy": document.Toy,
 }
 # By section and key: another value, and the stages whose specifications hold it.
 OTHERS = {
@@ -115,7 +117,7 @@ OTHERS = {
         "estimator": ("antisymmetric", ("train",)),
         "batch_size": (2, ("train",)),
         "every": (2, ("train",)),
-        "times": ("squared", ("train",)),
+        "time_sampling": ("importance", ("train",)),
     },
     f"{CELL}.samplers.pc": {
         "steps": (3, ("pc",)),
@@ -145,9 +147,9 @@ OTHERS = {
         "weights": ("raw", ("likelihood",)),
     },
     f"{CELL}.asymmetry": {
-        "estimator": ("paper", ("asymmetry",)),
+        "estimator": ("trace", ("asymmetry",)),
         "probes": (3, ("asymmetry",)),
-        "levels": (3, ("asymmetry",)),
+        "noise_levels": (3, ("asymmetry",)),
         "samples": (2, ("asymmetry",)),
         "batch_size": (3, ("asymmetry",)),
         "weights": ("raw", ("asymmetry",)),
@@ -238,16 +240,16 @@ def leaves(value, path=()):
 
 @pytest.mark.parametrize("section", MODELS)
 def test_every_key_has_another_value(section):
-    assert OTHERS[section].keys() == MODELS[section].model_fields.keys()
+    assert OTHERS[section].keys() == MODELS[section].model_fields.keys() - {"type"}
 
 
 def test_every_section_of_a_cell_has_its_keys():
     sections = {section.split(".")[2] for section in MODELS if section.startswith(CELL)}
     # A label is shown; where training starts is a file, see test_inputs.py.
     others = {"label", "init_from", "checkpoints"}
-    assert sections | OTHERS[CELL].keys() | others == schema.Cell.model_fields.keys()
-    samplers = {section.split(".")[-1] for section in MODELS if "samplers" in section}
-    assert samplers == schema.Samplers.model_fields.keys()
+    assert sections | OTHERS[CELL].keys() | others == document.Cell.model_fields.keys()
+    found = {model for section, model in MODELS.items() if "samplers" in section}
+    assert found == set(get_args(get_args(samplers.Sampler)[0]))
 
 
 @pytest.mark.parametrize("section, key", KEYS)

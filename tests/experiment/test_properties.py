@@ -38,6 +38,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 counts = st.integers(1, 10**6)
 networks = st.fixed_dictionaries(
     {
+        "type": st.just("ncsnpp"),
         "nf": counts,
         # Images of 8 × 8 pixels can be halved three times, and have 8 pixels at the first level.
         "ch_mult": st.lists(counts, min_size=1, max_size=4),

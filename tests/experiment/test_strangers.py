@@ -24,7 +24,7 @@ from qcsbm.data import splits
 from qcsbm.data.digits import digits
 from qcsbm.experiment import config, specification
 from qcsbm.quality.extractor_weights import INCEPTION_VARIABLE
-from qcsbm.schema import base as schema
+from qcsbm.schema import sources
 
 CI = ROOT / "config/ci.yaml"
 CELL = ["--configfile", CI, "--dataset", "digits", "--method", "u"]
@@ -34,7 +34,7 @@ CELL = ["--configfile", CI, "--dataset", "digits", "--method", "u"]
 def prepared(tmp_path_factory):
     """The digits, as `prepare` writes them."""
     folder = tmp_path_factory.mktemp("digits")
-    splits.write(folder, digits(schema.Digits(source="digits")))
+    splits.write(folder, digits(sources.Digits(source="digits")))
     return folder
 
 

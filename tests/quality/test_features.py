@@ -26,7 +26,7 @@ from qcsbm.quality.extractors import (
 from qcsbm.quality.feature_file import Features, read, write
 from qcsbm.runtime.errors import Diverged
 from qcsbm.runtime.seeding import generator
-from qcsbm.schema.base import Digits
+from qcsbm.schema.sources import Digits
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 

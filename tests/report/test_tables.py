@@ -31,9 +31,9 @@ U = {
 QC = {
     **{**U, "started_from": "u@800", "regulariser_weight": 0.01},
     **{"regulariser_estimator": "trace", "regulariser_probes": 1, "regulariser_every": 1},
-    **{"regulariser_times": "uniform", "regulariser_batch_size": 32},
+    **{"regulariser_time_sampling": "uniform", "regulariser_batch_size": 32},
 }
-PROTOCOLS = {"likelihood": {"rtol": 1e-3}, "asymmetry": {"levels": 10, "weights": "raw"}}
+PROTOCOLS = {"likelihood": {"rtol": 1e-3}, "asymmetry": {"noise_levels": 10, "weights": "raw"}}
 LABELS = {"u": "U-Net", "qc": "QC⁺", "c": "C"}
 
 
@@ -90,7 +90,7 @@ def test_every_metric_of_every_record_is_a_row_with_its_own_protocol(records):
     assert (
         frame.loc[likelihood, "rtol"].eq(1e-3).all() and frame.loc[~likelihood, "rtol"].isna().all()
     )
-    assert frame.loc[~likelihood, "levels"].eq(10).all()
+    assert frame.loc[~likelihood, "noise_levels"].eq(10).all()
     assert frame.loc[frame["method"] == "qc", "regulariser_weight"].eq(0.01).all()
     assert frame.loc[frame["method"] == "u", "regulariser_weight"].isna().all()
 
@@ -127,7 +127,7 @@ MARKDOWN = """\
 - QC⁺: L_QC with λ = 0.01, trace, 1 probe, every step, started from U-Net at step 800, trained as \
 a score to step 1200 with batches of 32.
 - Likelihood: rtol 0.001.
-- Asymmetry: weights raw, levels 10.
+- Asymmetry: weights raw, noise levels 10.
 """
 LATEX = r"""% Digits
 \begin{tabular}{llll}
@@ -211,8 +211,13 @@ def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
     "changes, sentence",
     [
         (
-            {"regulariser_probes": 16, "regulariser_every": 4, "regulariser_times": "squared"},
-            "L_QC with λ = 0.01, trace, 16 probes, every 4 steps, t squared, started from",
+            {
+                "regulariser_probes": 16,
+                "regulariser_every": 4,
+                "regulariser_time_sampling": "importance",
+            },
+            "L_QC with λ = 0.01, trace, 16 probes, every 4 steps, t by importance sampling, started "
+            "from",
         ),
         (
             {"regulariser_batch_size": 8, "regulariser_weight": 1e-4},
@@ -248,7 +253,7 @@ def edited():
     regulariser = {"weight": 0.5, "probes": 3, "estimator": "antisymmetric", "batch_size": 4}
     document["methods"]["qc"] |= {
         "checkpoints": [1000],
-        "regulariser": {**regulariser, "every": 2, "times": "squared"},
+        "regulariser": {**regulariser, "every": 2, "time_sampling": "importance"},
         "training": {"batch_size": 16},
     }
     document["methods"]["further"] = {
@@ -276,7 +281,11 @@ def test_every_measurement_says_how_its_model_was_trained(edited, stage):
     assert trained("qc") == {
         **{**U, "started_from": "u@800", "training_batch_size": 16, "regulariser_weight": 0.5},
         **{"regulariser_estimator": "antisymmetric", "regulariser_probes": 3},
-        **{"regulariser_every": 2, "regulariser_times": "squared", "regulariser_batch_size": 4},
+        **{
+            "regulariser_every": 2,
+            "regulariser_time_sampling": "importance",
+            "regulariser_batch_size": 4,
+        },
     }
     assert trained("further") == {**U, "started_from": "u@800 → qc@1000"}
     # Its training is not known, whatever the row says.
@@ -330,7 +339,7 @@ def test_stages_write_what_the_functions_return(records, spec, tmp_path):
         "tex": latex(blocks),
     }
     arguments = ["--records", *paths, "--out", tmp_path / "metrics.csv"]
-    assert in_process("metrics", "--spec", json.dumps(told), *arguments) == 0
+    assert in_process("gather_records", "--spec", json.dumps(told), *arguments) == 0
     frame = pd.read_csv(tmp_path / "metrics.csv")
     assert frame["value"].tolist() == tidy(records)["value"].tolist()
     assert set(QC) <= set(frame)
@@ -360,7 +369,7 @@ def test_tables_of_nothing_but_failures_say_why(spec, sampler, tmp_path):
     assert "- Nothing was measured." in lines and (tmp_path / "cost.html").exists()
     assert (tmp_path / "cost.csv").read_text() == "dataset,method\n"
     arguments = ["--records", *paths, "--out", tmp_path / "metrics.csv"]
-    assert in_process("metrics", "--spec", json.dumps(told), *arguments) == 0
+    assert in_process("gather_records", "--spec", json.dumps(told), *arguments) == 0
     assert pd.read_csv(tmp_path / "metrics.csv").empty
 
 
@@ -513,7 +522,7 @@ CHANGES = {
     "the Inception network": ("defaults.quality.extractor", "efficientnet_lite0", set(), EVERY3),
     "the number of samples": ("defaults.quality.samples", 5000, set(), EVERY3),
     "steps of the sampler": ("defaults.samplers.pc.steps", 500, set(), EVERY3),
-    "levels of Asym": ("defaults.asymmetry.levels", 10, EVERY2, set()),
+    "levels of Asym": ("defaults.asymmetry.noise_levels", 10, EVERY2, set()),
     "averaged weights for the NLL": ("defaults.likelihood.weights", "ema", EVERY2, set()),
     "processes": ("defaults.training.processes", 4, set(), set()),
     "tolerance of the NLL": ("defaults.likelihood.rtol", 1e-4, set(), set()),

@@ -60,7 +60,7 @@ def test_prepared_digits_are_those_of_scikit_learn(data):
         (["bogus"], "invalid choice: 'bogus'"),
         (["prepare", "--spec", "{", "--out", "x"], "found no JSON"),
         (["prepare", "--spec", "[]", "--out", "x"], "expected a JSON object"),
-        (["metrics", "--spec", "{}", "--records", "gone.json", "--out", "x"], "gone.json"),
+        (["gather_records", "--spec", "{}", "--records", "gone.json", "--out", "x"], "gone.json"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, sentence, tmp_path):
@@ -73,11 +73,19 @@ def test_wrong_arguments_are_refused(arguments, sentence, tmp_path):
 def test_damaged_input_file_is_one_sentence_and_leaves_nothing(data, tmp_path):
     broken = tmp_path / "broken.json"
     broken.write_text("{}")
-    arguments = ["metrics", "--spec", "{}", "--records", broken, "--out", tmp_path / "out.csv"]
+    arguments = [
+        "gather_records",
+        "--spec",
+        "{}",
+        "--records",
+        broken,
+        "--out",
+        tmp_path / "out.csv",
+    ]
     result = qcsbm(*arguments)
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1] == (
-        f"qcsbm metrics: {broken}: found no record of a stage, expected its JSON"
+        f"qcsbm gather_records: {broken}: found no record of a stage, expected its JSON"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["broken.json"]
 
@@ -215,11 +223,11 @@ def test_description_of_the_paper_network_counts_as_published():
     assert facts["state_dict_entries"] == 964
     assert facts["dataset"] == "cifar10" and facts["method"] == "u"
     assert facts["steps"] == 700_000 and facts["checkpoints"] == [600_000]
-    assert facts["sampler"]["pc"]["snr"] == 0.16 and facts["sampler"]["ode"]["rtol"] == 5e-5
+    assert facts["samplers"]["pc"]["snr"] == 0.16 and facts["samplers"]["ode"]["rtol"] == 5e-5
     assert facts["network"]["num_res_blocks"] == 8
     assert facts["training"]["batch_size"] == 128
     assert facts["regulariser"] is None
-    assert facts["asymmetry"]["estimator"] == "paper"
+    assert facts["asymmetry"]["estimator"] == "trace"
     assert facts["likelihood"]["weights"] == "raw" and facts["quality"]["weights"] == "ema"
 
 

@@ -30,8 +30,9 @@ tier: tiny
 seeds: [7]
 defaults:
   steps: 60
-  sde: {sigma_min: 0.05, sigma_max: 1.0}
+  sde: {type: ve, sigma_min: 0.05, sigma_max: 1.0}
   network:
+    type: ncsnpp
     nf: 4
     ch_mult: [1]
     num_res_blocks: 1
@@ -41,11 +42,11 @@ defaults:
   training:
     {batch_size: 24, lr: 1e-2, warmup: 3, beta1: 0.8, eps: 1e-3, grad_clip: 5.0, ema: 0.3}
   samplers:
-    pc: {steps: 4, snr: 0.2, corrector_steps: 2, batch_size: 3}
-    ode: {rtol: 0.003, atol: 0.002, batch_size: 3}
+    pc: {type: pc, steps: 4, snr: 0.2, corrector_steps: 2, batch_size: 3}
+    ode: {type: ode, rtol: 0.003, atol: 0.002, batch_size: 3}
   quality: {samples: 5, extractor: classifier, neighbours: 2}
   likelihood: {samples: 3, rtol: 0.2, atol: 0.1, batch_size: 2}
-  asymmetry: {estimator: probes, probes: 3, levels: 3, samples: 3, batch_size: 2}
+  asymmetry: {estimator: antisymmetric, probes: 3, noise_levels: 3, samples: 3, batch_size: 2}
 datasets:
   digits:
     label: Digits
@@ -63,7 +64,7 @@ methods:
     parameterisation: score
     training: {dequantise: true, flip: true}
     likelihood: {divergence: exact}
-    asymmetry: {weights: raw, estimator: paper, probes: null}
+    asymmetry: {weights: raw, estimator: trace, probes: null}
   qc:
     label: QC
     parameterisation: score

@@ -15,12 +15,12 @@ from conftest import in_process
 
 from qcsbm.experiment import config, specification
 from qcsbm.runtime import failure, gpus
-from qcsbm.schema import base as schema
+from qcsbm.schema.document import Cell
 from qcsbm.stages import train
 from qcsbm.training import checkpoint, parallel
 
 # The first five of seven samples are regularised: two processes have three and two of them.
-PART = {"weight": 0.1, "batch_size": 5, "probes": 2, "every": 2, "times": "squared"}
+PART = {"weight": 0.1, "batch_size": 5, "probes": 2, "every": 2, "time_sampling": "importance"}
 METHODS = {
     "u": {"parameterisation": "score"},
     "c": {"parameterisation": "energy"},
@@ -37,7 +37,7 @@ def spec(tiny, method, processes, stop, **training):
     cell = tiny.cells["digits", "u"].model_dump()
     training = {**cell["training"], "batch_size": 7, "processes": processes, **training}
     cell |= {**METHODS[method], "training": training, "steps": stop, "checkpoints": []}
-    cells = {("digits", method): schema.Cell.model_validate(cell)}
+    cells = {("digits", method): Cell.model_validate(cell)}
     experiment = config.Experiment(tiny.tier, tiny.datasets, {}, [method], cells, {}, None, False)
     return specification.train(experiment, "digits", method, 0, stop)
 

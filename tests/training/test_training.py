@@ -12,12 +12,12 @@ from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.quantisation import to_unit
 from qcsbm.runtime.errors import Diverged
 from qcsbm.runtime.seeding import derive, generator
-from qcsbm.schema.base import Regulariser, Training
+from qcsbm.schema.training import Regulariser, Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import build
 from qcsbm.stages.train import SavedState
 from qcsbm.training import checkpoint
-from qcsbm.training.loop import BatchOrder, draw_batch, squared_times, train
+from qcsbm.training.loop import BatchOrder, draw_batch, importance_times, train
 
 SHAPE = (1, 4, 4)
 NETWORK = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.1)
@@ -171,29 +171,31 @@ def test_training_is_on_grid_points_and_unflipped_unless_that_is_said(images):
     assert ((within > 0) & (within < 1)).all() and within.std() > 0.2
 
 
-def test_squared_times_leave_means_unbiased():
+def test_importance_times_leave_means_unbiased():
     # In the middle of every stratum the weighted mean is the midpoint rule of ∫ f(t) dt, wrong by
     # at most max |g''| / (24 B²) with g(u) = 2u f(u²); here f = t², g'' = 40u³.
     n = 50
-    t, weights = squared_times(torch.full((n,), 0.5), 0.0, generator(0, "times"))
+    t, weights = importance_times(torch.full((n,), 0.5), 0.0, generator(0, "times"))
     assert abs(float((weights * t.square()).mean()) - 1 / 3) < 40 / (24 * n**2)
     assert (t < 0.25).sum() == n // 2  # u < ½
     assert not torch.equal(t, t.sort().values)
 
 
-def test_squared_times_weigh_both_terms_of_regularised_steps(images):
+def test_importance_times_weigh_both_terms_of_regularised_steps(images):
     options = dict(weight=1.0, estimator="antisymmetric", every=5)
-    squared, uniform = (Regulariser(**options, times=times) for times in ("squared", "uniform"))
-    assert_same(run(images, 4, regulariser=squared), run(images, 4, regulariser=uniform))
+    weighted, uniform = (
+        Regulariser(**options, time_sampling=sampling) for sampling in ("importance", "uniform")
+    )
+    assert_same(run(images, 4, regulariser=weighted), run(images, 4, regulariser=uniform))
     before = run(images, 4)
-    ((_, dsm, qc, _),) = run(images, 5, state=before, regulariser=squared).curve[
+    ((_, dsm, qc, _),) = run(images, 5, state=before, regulariser=weighted).curve[
         len(before.curve) :
     ]
 
     model = fresh()
     checkpoint.restore(model, before.model, "before")
     x_0, t, z = draw_batch(images, 17, BatchOrder(30, 8, 3)(5), TRAINING, model, 3, 5)
-    t, weights = squared_times(t, model.sde.epsilon, generator(3, "times", 5))
+    t, weights = importance_times(t, model.sde.epsilon, generator(3, "times", 5))
     probes = rademacher((1, *x_0.shape), generator(3, "probes", 5))
     torch.manual_seed(derive(3, "dropout", 5))
     loss = training_loss(model, x_0, t, z, probes, "antisymmetric")

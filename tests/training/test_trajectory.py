@@ -14,7 +14,7 @@ import torch
 
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.seeding import derive, generator, permutation
-from qcsbm.schema.base import Regulariser, Training
+from qcsbm.schema.training import Regulariser, Training
 from qcsbm.score.models import build
 from qcsbm.training import loop as training
 
@@ -45,7 +45,10 @@ CASES = {
     "c": case(11, energy=True, residual=True, warmup=30, grad_clip=240.0, beta1=0.8),
     "qc": case(3, residual=True, regulariser=TRACE, flip=True, warmup=10, grad_clip=50.0, ema=0.5),
     "qc of a part": case(
-        11, regulariser={**TRACE, "batch_size": 3, "times": "squared"}, warmup=25, grad_clip=150.0
+        11,
+        regulariser={**TRACE, "batch_size": 3, "time_sampling": "importance"},
+        warmup=25,
+        grad_clip=150.0,
     ),
     "qcplus from u": case(
         11, start=5, regulariser=ANTISYMMETRIC, dequantise=True, warmup=12, grad_clip=50.0
@@ -53,7 +56,7 @@ CASES = {
     "qcplus at every third step": case(
         3,
         start=7,
-        regulariser={**ANTISYMMETRIC, "batch_size": 4, "every": 3, "times": "squared"},
+        regulariser={**ANTISYMMETRIC, "batch_size": 4, "every": 3, "time_sampling": "importance"},
         flip=True,
         warmup=12,
         grad_clip=60.0,
@@ -115,7 +118,7 @@ class Reference:
         x_0, t, z = self.data(step)
         weight = torch.ones(BATCH)
         regularised = regulariser and step % regulariser.every == 0
-        if regularised and regulariser.times == "squared":
+        if regularised and regulariser.time_sampling == "importance":
             order = torch.randperm(BATCH, generator=generator(seed, "times", step))
             u = (order + (t - EPSILON) / (1 - EPSILON)) / BATCH
             t, weight = EPSILON + (1 - EPSILON) * u**2, 2 * u

@@ -23,8 +23,9 @@ tier: tiny
 seeds: [3, 5]
 defaults:
   steps: 90
-  sde: {sigma_min: 0.02, sigma_max: 3.0}
+  sde: {type: ve, sigma_min: 0.02, sigma_max: 3.0}
   network:
+    type: ncsnpp
     nf: 8
     ch_mult: [1, 2]
     num_res_blocks: 1
@@ -33,10 +34,10 @@ defaults:
     init_scale: 1.0
   training: {batch_size: 32, lr: 1e-2, warmup: 4, ema: 0.9, dequantise: true}
   samplers:
-    pc: {steps: 6, snr: 0.2, corrector_steps: 2, batch_size: 8}
+    pc: {type: pc, steps: 6, snr: 0.2, corrector_steps: 2, batch_size: 8}
   quality: {samples: 20, extractor: classifier}
   likelihood: {samples: 5, rtol: 0.02, atol: 0.01, batch_size: 2}
-  asymmetry: {estimator: probes, probes: 3, levels: 3, samples: 5, batch_size: 2}
+  asymmetry: {estimator: antisymmetric, probes: 3, noise_levels: 3, samples: 5, batch_size: 2}
 datasets:
   digits:
     label: Digits

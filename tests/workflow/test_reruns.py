@@ -8,7 +8,7 @@ from test_workflow import jobs
 from qcsbm.runtime import provenance
 
 # Jobs of seconds that gather numbers and draw: they may run after any change.
-SUMMARIES = {"table", "metrics", "cost", "claims", "figures", "all", "total"}
+SUMMARIES = {"table", "gather_records", "cost", "claims", "figures", "all", "total"}
 
 
 def measured(n, *stages):
@@ -28,7 +28,11 @@ EDITS = {
     "a tolerance of the likelihood": ("defaults.likelihood.rtol", 0.02, measured(8, "likelihood")),
     "steps of the sampler": ("defaults.samplers.pc.steps", 11, measured(8, *SAMPLES)),
     "neighbours": ("datasets.digits.quality.neighbours", 4, {"quality": 4}),
-    "levels of one dataset": ("datasets.patches.asymmetry.levels", 5, measured(4, "asymmetry")),
+    "levels of one dataset": (
+        "datasets.patches.asymmetry.noise_levels",
+        5,
+        measured(4, "asymmetry"),
+    ),
     "another seed": ("seeds", [0, 1], {"train": 10} | measured(8, *EVERYTHING)),
     "the weight of one regulariser": (
         "methods.qc.regulariser.weight",

@@ -20,7 +20,7 @@ from qcsbm.experiment import agreement, config, specification
 from qcsbm.quality import extractor_weights
 from qcsbm.runtime import outside, source_code
 from qcsbm.runtime.provenance import read_record
-from qcsbm.schema.base import Arrays
+from qcsbm.schema.sources import Arrays
 from qcsbm.stages import train
 from qcsbm.training import checkpoint
 

@@ -38,7 +38,7 @@ def test_quick_tier_is_the_default_and_complete(project):
     # Every U is trained once, in two segments, for itself and for both models that start from it.
     assert counts["train"] == experiments + 4
     assert counts["table"] == counts["figures"] == 2
-    assert counts["metrics"] == counts["cost"] == 1
+    assert counts["gather_records"] == counts["cost"] == 1
 
 
 def test_table_2_needs_no_samples(project):

@@ -1,6 +1,6 @@
 rule claims:
     input:
-        metrics=rules.metrics.output,
+        metrics=rules.gather_records.output,
         figure1=rules.figure1.output.starts,
         figure4=rules.figure4.output.csv,
     output:

@@ -61,7 +61,7 @@ wildcard_constraints:
     table="|".join(EXPERIMENT.tables),
     seed=r"\d+",
     step=r"\d+",
-    sampler="pc|ode",
+    sampler="|".join(EXPERIMENT.samplers) or "(?!)",
     split="train|test",
     extractor="[a-z0-9_]+",
     toy="|".join(specification.TOY_DATASETS),

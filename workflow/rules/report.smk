@@ -1,19 +1,19 @@
-rule metrics:
+rule gather_records:
     input:
         all_records(EXPERIMENT.datasets),
     output:
         f"{ROOT}/metrics.csv",
     log:
-        f"{LOGS}/metrics.log",
+        f"{LOGS}/gather_records.log",
     benchmark:
-        f"{LOGS}/metrics.tsv"
+        f"{LOGS}/gather_records.tsv"
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        spec=spec("metrics"),
+        spec=spec("gather_records"),
     shell:
-        "python -m qcsbm metrics --spec {params.spec:q} --records {input:q} --out {output:q} 2> {log:q}"
+        "python -m qcsbm gather_records --spec {params.spec:q} --records {input:q} --out {output:q} 2> {log:q}"
 
 
 rule table:

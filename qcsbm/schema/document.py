@@ -1,0 +1,82 @@
+"""The experiment file: cells, datasets, tables, and the file as a whole."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from qcsbm.schema.base import Closed, Count, Label, Name, Whole
+from qcsbm.schema.evaluation import Asymmetry, Likelihood, Quality
+from qcsbm.schema.networks import Network
+from qcsbm.schema.samplers import Sampler
+from qcsbm.schema.sde import SDE
+from qcsbm.schema.sources import Data
+from qcsbm.schema.training import InitFrom, Regulariser, Training
+
+
+class Cell(Closed):
+    """Everything that one dataset × method needs, for any seed."""
+
+    label: Label
+    parameterisation: Literal["score", "energy"]
+    residual: bool = False
+    regulariser: Regulariser | None = None
+    init_from: InitFrom | None = None
+    steps: Count
+    checkpoints: list[Count] = []
+    sde: SDE
+    network: Network
+    training: Training
+    samplers: dict[Name, Sampler] = {}
+    quality: Quality
+    likelihood: Likelihood
+    asymmetry: Asymmetry
+
+    @property
+    def stops(self) -> list[int]:
+        """The steps at which a checkpoint is kept, in order; the last one is ``steps``."""
+        return [*self.checkpoints, self.steps]
+
+
+class ClassifierTraining(Closed):
+    """The network that the workflow trains on the dataset's labels to extract features."""
+
+    epochs: Count
+
+
+class Dataset(Closed):
+    label: Label
+    data: Annotated[Data, Field(discriminator="source")]
+    seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = None
+    classifier: ClassifierTraining | None = None
+
+
+class Table(Closed):
+    """The rows of a table: of sample quality with a ``sampler``, else of NLL and asymmetry."""
+
+    methods: Annotated[list[str], Field(min_length=1)]
+    sampler: str | None = None
+
+
+class Toy(Closed):
+    """The two-dimensional examples, on ``points`` points of each data set."""
+
+    points: Count
+    steps: Count
+    batch_size: Count
+    seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
+
+
+class Document(Closed):
+    """The file as it is written; parts of cells are checked once they are merged.
+
+    ``strict`` refuses tables of numbers that were not all computed by the same code.
+    """
+
+    tier: str
+    strict: bool = False
+    seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
+    defaults: dict[str, Any] = {}
+    datasets: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    tables: dict[str, Table]
+    toy: Toy | None = None

@@ -1,0 +1,48 @@
+"""What is measured of a trained model, and how."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from qcsbm.schema.base import Closed, Count, Positive, Several, Weights, Whole
+
+
+class Quality(Closed):
+    """Fréchet distance, class score, precision and recall of ``samples`` generated images.
+
+    They are compared with the split ``reference``; the Fréchet distance, where ``statistics`` names
+    an .npz of published statistics (``mu`` and ``sigma``, or ``pool_3``), with those.
+    """
+
+    samples: Annotated[Whole, Field(ge=4)]
+    extractor: Literal["classifier", "efficientnet_lite0", "inception"]
+    reference: Literal["train", "test"] = "train"
+    statistics: str | None = None
+    neighbours: Count = 3
+    weights: Weights = "ema"
+
+
+class Likelihood(Closed):
+    """Bits/dim of the first ``samples`` test images (all of them if null)."""
+
+    samples: Several | None = None
+    divergence: Literal["hutchinson", "exact"] = "hutchinson"
+    rtol: Positive
+    atol: Positive
+    batch_size: Count
+    weights: Weights = "ema"
+
+
+class Asymmetry(Closed):
+    """Asym and NAsym of the first ``samples`` test images, at ``noise_levels`` equidistant times.
+
+    They are ``exact``, or estimated: ``antisymmetric`` from several ``probes``, ``trace`` (Eq. 9)
+    from one, as in the paper's own evaluation; see `qcsbm.conservativeness.asymmetry`.
+    """
+
+    estimator: Literal["exact", "antisymmetric", "trace"]
+    probes: Annotated[Whole, Field(ge=2)] | None = None
+    noise_levels: Count
+    samples: Several
+    batch_size: Count
+    weights: Weights = "ema"

@@ -1,0 +1,120 @@
+"""Where images come from: a model for each source of data."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from qcsbm.schema.base import Closed, Count, FolderName, Several, Whole
+
+
+class Source(Closed):
+    """Where images come from, and what the configuration alone knows of them.
+
+    ``shape`` is (C, H, W), None where only the files know; ``labelled`` whether images have labels;
+    ``whole`` has the number of images in each split of the files, where those are published.
+    """
+
+    shape: ClassVar[tuple[int, int, int] | None] = None
+    labelled: ClassVar[bool] = False
+    whole: ClassVar[dict[str, int]] = {}
+
+    def images_in(self, split: str) -> int | None:
+        """The number of images in ``split``, "train" or "test", None where only the files know."""
+        return getattr(self, split) or self.whole.get(split)
+
+
+class Digits(Source):
+    """The 8 × 8 digits with 17 grey levels that scikit-learn ships."""
+
+    total: ClassVar[int] = 1797
+    shape: ClassVar = (1, 8, 8)
+    labelled: ClassVar[bool] = True
+    source: Literal["digits"]
+    # Both splits have all ten of them.
+    test: Annotated[Whole, Field(ge=10, le=total - 10)] = 360
+
+    def images_in(self, split: str) -> int:
+        return self.test if split == "test" else self.total - self.test
+
+
+class Patches(Source):
+    """Colour patches of the two photographs that scikit-learn ships."""
+
+    source: Literal["patches"]
+    size: Annotated[Whole, Field(ge=4, le=64)]
+    train: Count
+    test: Several
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (3, self.size, self.size)
+
+
+class FromFiles(Source):
+    """Images from files on this machine: all, or ``train`` and ``test`` of them at random."""
+
+    train: Count | None = None
+    test: Several | None = None
+
+
+class Published(FromFiles):
+    """Colour images of 256 levels with labels, in files that anyone can have."""
+
+    shape: ClassVar = (3, 32, 32)
+    levels: ClassVar[int] = 256
+    labelled: ClassVar[bool] = True
+
+
+class Cifar10(Published):
+    whole: ClassVar = {"train": 50_000, "test": 10_000}
+    source: Literal["cifar10"]
+
+
+class Cifar100(Published):
+    whole: ClassVar = {"train": 50_000, "test": 10_000}
+    source: Literal["cifar100"]
+
+
+class Svhn(Published):
+    whole: ClassVar = {"train": 73_257, "test": 26_032}
+    source: Literal["svhn"]
+
+
+class ImageNet32(Published):
+    whole: ClassVar = {"train": 1_281_167, "test": 50_000}
+    source: Literal["imagenet32"]
+
+
+class Own(FromFiles):
+    """The user's own images, of ``levels`` grey levels per channel, in the folder ``name``."""
+
+    name: FolderName
+    levels: Annotated[Whole, Field(ge=2, le=256)] = 256
+
+
+class Idx(Own):
+    """Grey images in IDX files, such as Fashion-MNIST, in the folder ``name``."""
+
+    labelled: ClassVar[bool] = True
+    source: Literal["idx"]
+
+
+class Folder(Own):
+    """PNG images in the folders ``name``/train and ``name``/test."""
+
+    source: Literal["folder"]
+
+
+class Arrays(Own):
+    """NumPy arrays in the folder ``name``, their axes in the order ``layout``."""
+
+    source: Literal["arrays"]
+    layout: Literal["nhw", "nhwc", "nchw"]
+    labels: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        return self.labels
+
+
+Data = Digits | Patches | Idx | Cifar10 | Cifar100 | Svhn | ImageNet32 | Folder | Arrays
