@@ -38,14 +38,23 @@ from qcsbm.conservativeness.asymmetry import (
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import dequantise
 from qcsbm.runtime.seeding import generator
+from qcsbm.schema.networks import NCSNpp
+from qcsbm.schema.sde import VE
 from qcsbm.schema.sources import Digits
+from qcsbm.schema.specifications import Model
 from qcsbm.schema.training import Training
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
 from qcsbm.training.loop import train
 
-NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
-SDE = dict(sigma_min=0.01, sigma_max=5.0)
+MODEL = Model(
+    parameterisation="score",
+    residual=False,
+    network=NCSNpp(
+        type="ncsnpp", nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0
+    ),
+    sde=VE(type="ve", sigma_min=0.01, sigma_max=5.0),
+)
 TRAINING = Training(batch_size=64, lr=1e-3, warmup=100, ema=0.99, dequantise=True)
 BATCH = 64
 ERROR = 0.05
@@ -88,7 +97,7 @@ def main() -> None:
 
     data = digits(Digits(source="digits"))
     images = data.train.images
-    model = build(images.shape[1:], "score", False, NETWORK, SDE, seed=0)
+    model = build(images.shape[1:], MODEL, seed=0)
     train(model, images, data.levels, TRAINING, None, 0, arguments.steps)
     model.eval()
     k = torch.from_numpy(data.test.images[: arguments.images])

@@ -25,14 +25,23 @@ from torch import Tensor
 from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.digits import digits
 from qcsbm.runtime.seeding import generator
+from qcsbm.schema.networks import NCSNpp
+from qcsbm.schema.sde import VE
 from qcsbm.schema.sources import Digits
+from qcsbm.schema.specifications import Model
 from qcsbm.schema.training import Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.training.loop import BatchOrder, draw_batch, train
 
-NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
-SDE = dict(sigma_min=0.01, sigma_max=5.0)
+MODEL = Model(
+    parameterisation="score",
+    residual=False,
+    network=NCSNpp(
+        type="ncsnpp", nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0
+    ),
+    sde=VE(type="ve", sigma_min=0.01, sigma_max=5.0),
+)
 TRAINING = Training(batch_size=64, lr=1e-3, warmup=100, ema=0.99, dequantise=True)
 LOSSES = {
     "U, DSM": ("score", None),
@@ -101,9 +110,9 @@ def main() -> None:
 
     data = digits(Digits(source="digits"))
     images = data.train.images
+    energy = MODEL.model_copy(update={"parameterisation": "energy", "residual": True})
     models = {
-        name: build(images.shape[1:], name, name == "energy", NETWORK, SDE, seed=0)
-        for name in ("score", "energy")
+        model.parameterisation: build(images.shape[1:], model, seed=0) for model in (MODEL, energy)
     }
     order = BatchOrder(len(images), TRAINING.batch_size, 1)
     batches = []

@@ -45,15 +45,24 @@ from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.digits import digits
 from qcsbm.data.splits import Splits
 from qcsbm.runtime.seeding import generator
+from qcsbm.schema.networks import NCSNpp
+from qcsbm.schema.sde import VE
 from qcsbm.schema.sources import Digits
+from qcsbm.schema.specifications import Model
 from qcsbm.schema.training import Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
 from qcsbm.training.loop import BatchOrder, draw_batch, importance_times, train
 
-NETWORK = dict(nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
-SDE = dict(sigma_min=0.01, sigma_max=5.0)
+MODEL = Model(
+    parameterisation="score",
+    residual=False,
+    network=NCSNpp(
+        type="ncsnpp", nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0
+    ),
+    sde=VE(type="ve", sigma_min=0.01, sigma_max=5.0),
+)
 TRAINING = Training(batch_size=64, lr=1e-3, warmup=100, ema=0.99, dequantise=True)
 WEIGHT = 1e-2
 B = TRAINING.batch_size
@@ -179,7 +188,7 @@ def untrained() -> tuple[ScoreModel, Splits, Callable]:
     """
     data = digits(Digits(source="digits"))
     images = data.train.images
-    model = build(images.shape[1:], "score", False, NETWORK, SDE, seed=0)
+    model = build(images.shape[1:], MODEL, seed=0)
     order = BatchOrder(len(images), B, 1)
 
     def draw(step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, ...]:

@@ -19,15 +19,28 @@ import torch
 
 from qcsbm.runtime.seeding import generator
 from qcsbm.sampling.samplers import pc_sample
+from qcsbm.schema.networks import NCSNpp
+from qcsbm.schema.sde import VE
+from qcsbm.schema.specifications import Model
 from qcsbm.score.models import build
 
 SHAPE = (1, 8, 8)
 # The random output layer of variance 1e-10 that training starts with would make the corrector
 # divide by almost nothing.
-NETWORK = dict(
-    nf=16, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0, init_scale=1.0
+MODEL = Model(
+    parameterisation="score",
+    residual=False,
+    network=NCSNpp(
+        type="ncsnpp",
+        nf=16,
+        ch_mult=[1, 2],
+        num_res_blocks=1,
+        attn_resolutions=[4],
+        dropout=0.0,
+        init_scale=1.0,
+    ),
+    sde=VE(type="ve", sigma_min=0.01, sigma_max=5.0),
 )
-SDE = dict(sigma_min=0.01, sigma_max=5.0)
 PUBLISHED_STEPS = 1000
 
 
@@ -40,8 +53,8 @@ def main() -> None:
     torch.set_num_threads(1)
 
     models = {
-        name: build(SHAPE, parameterisation, False, NETWORK, SDE, seed=0).eval()
-        for name, parameterisation in (("u", "score"), ("c", "energy"))
+        name: build(SHAPE, MODEL.model_copy(update={"parameterisation": kind}), seed=0).eval()
+        for name, kind in (("u", "score"), ("c", "energy"))
     }
     times: dict[tuple[str, int], list[float]] = {}
     for repetition in range(arguments.repetitions + 1):

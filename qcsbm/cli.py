@@ -131,7 +131,7 @@ def _require_planned(arguments: argparse.Namespace) -> None:
             "the code that planned this job: it was changed since, or is another installation; run "
             "snakemake again"
         )
-    for name, sha256 in (getattr(arguments, "spec", None) or {}).get("outside", {}).items():
+    for name, sha256 in getattr(getattr(arguments, "spec", None), "outside", {}).items():
         if path := getattr(arguments, name, None):
             outside.require(path, sha256)
 

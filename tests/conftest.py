@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from qcsbm import cli
+from qcsbm.data import raw
 from qcsbm.experiment import agreement, config, specification
 from qcsbm.runtime import device
+from qcsbm.schema.networks import NCSNpp
+from qcsbm.schema.sde import VE
+from qcsbm.schema.sources import Data
+from qcsbm.schema.specifications import Model
 from qcsbm.score.models import build
 from qcsbm.training import checkpoint
 
@@ -36,6 +42,25 @@ def in_process(*arguments):
             return cli.main([str(word) for word in arguments])
         except SystemExit as end:
             return end.code
+
+
+def preparing(data):
+    """What the stage prepare is told of ``data``, whose files are as they are now."""
+    try:
+        files = raw.fingerprint(TypeAdapter(Data).validate_python(data))
+    except ValidationError:
+        files = None
+    return json.dumps({"version": 1, "data": data, "raw": files and files.model_dump()})
+
+
+def score_model(parameterisation, residual, network, sde):
+    """What `build` makes a model of, on NCSN++ and the VE SDE with these keyword arguments."""
+    return Model(
+        parameterisation=parameterisation,
+        residual=residual,
+        network=NCSNpp(**{"type": "ncsnpp"} | network),
+        sde=VE(**{"type": "ve"} | sde),
+    )
 
 
 def expecting(records):
@@ -93,11 +118,11 @@ def inputs(tiny, tmp_path_factory):
     """The prepared digits, and a checkpoint of U with random weights."""
     folder = tmp_path_factory.mktemp("inputs")
     spec = specification.prepare(tiny, "digits")
-    assert in_process("prepare", "--spec", json.dumps(spec), "--out", folder / "data") == 0
+    assert in_process("prepare", "--spec", spec.text(), "--out", folder / "data") == 0
     spec = specification.train(tiny, "digits", "u", 0, 60)
-    model = build((1, 8, 8), **spec["model"], seed=1)
+    model = build((1, 8, 8), spec.model, seed=1)
     weights = model.state_dict()
     ema = {name: tensor.clone() for name, tensor in weights.items()}
-    state = checkpoint.TrainingState(60, weights, ema, {}, {}, spec)
+    state = checkpoint.TrainingState(60, weights, ema, {}, {}, spec.document())
     checkpoint.save(folder / "step60.safetensors", state)
     return folder

@@ -21,6 +21,7 @@ from scipy.special import softmax
 
 from qcsbm.nets.classifier import Classifier
 from qcsbm.runtime.seeding import derive, generator, permutation
+from qcsbm.schema.specifications import Model
 from qcsbm.score.models import build
 
 SHAPE = (1, 8, 8)
@@ -81,8 +82,8 @@ def rademacher(shape, draws):
 
 def network(cell, seed=None):
     """The network of ``cell``, freshly drawn."""
-    sde, options = cell.sde.model_dump(), cell.network.model_dump()
-    return build(SHAPE, "score", False, options, sde, seed=seed).network
+    model = Model(parameterisation="score", residual=False, network=cell.network, sde=cell.sde)
+    return build(SHAPE, model, seed=seed).network
 
 
 class Score:

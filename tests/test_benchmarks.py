@@ -28,8 +28,9 @@ def qc_step():
 
 @pytest.fixture
 def model(qc_step):
-    network = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.0)
-    return build((1, 4, 4), "score", False, dict(network, init_scale=1.0), qc_step.SDE, 0).double()
+    changes = {"nf": 8, "attn_resolutions": [], "init_scale": 1.0}
+    network = qc_step.MODEL.network.model_copy(update=changes)
+    return build((1, 4, 4), qc_step.MODEL.model_copy(update={"network": network}), 0).double()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from qcsbm.runtime import outside
-from qcsbm.schema.sources import Data
+from qcsbm.schema.sources import Data, Fingerprint
 
 # Of each source, patterns of its files below its folder.
 PATTERNS = {
@@ -42,7 +42,7 @@ def folder(data: Data) -> Path:
     return dataset_folder(getattr(data, "name", data.source))
 
 
-def fingerprint(data: Data) -> dict | None:
+def fingerprint(data: Data) -> Fingerprint | None:
     """Number, size in bytes and SHA-256 of the files of ``data``; None if there are none.
 
     The SHA-256 is that of a list with the name, size and SHA-256 of every file.
@@ -58,13 +58,13 @@ def fingerprint(data: Data) -> dict | None:
     if not rows:
         return None
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    return {"files": len(rows), "bytes": sum(size for _, size, _ in rows), "sha256": digest}
+    return Fingerprint(files=len(rows), bytes=sum(size for _, size, _ in rows), sha256=digest)
 
 
-def prepared(path: str | Path) -> dict | None:
+def prepared(path: str | Path) -> Fingerprint | None:
     """The fingerprint of what the dataset described by the file ``path`` was prepared from."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))["raw"]
-        return {key: found[key] for key in ("files", "bytes", "sha256")}
+        return Fingerprint(**{key: found[key] for key in Fingerprint.model_fields})
     except (OSError, ValueError, KeyError, TypeError):
         return None

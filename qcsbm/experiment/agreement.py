@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from qcsbm.runtime.errors import BadInput
+from qcsbm.schema.specifications import Together
 
 # Facts that all records of a dataset share which have them, by what else they depend on.
 SHARED = {
@@ -27,12 +28,10 @@ def digest(spec: Mapping) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def require(records: Mapping[Path, dict], expected: Mapping) -> None:
+def require(records: Mapping[Path, dict], expected: Together) -> None:
     """Refuse ``records``, by path, that are not those ``expected``, or that contradict each other.
 
-    ``expected`` (`qcsbm.experiment.specification`) has, as ``records``, the `digest` of every
-    specification that may stand in a record of "dataset/method", and the ``seeds`` of every
-    dataset.
+    Their specifications have to be among the `digest`\ s of ``expected.records``.
 
     Raises:
         BadInput: one is of another specification or seed, one stands there twice, or two were
@@ -50,10 +49,10 @@ def require(records: Mapping[Path, dict], expected: Mapping) -> None:
 
 
 def _require_expected(
-    path: Path, record: dict, records: Mapping[Path, dict], expected: Mapping
+    path: Path, record: dict, records: Mapping[Path, dict], expected: Together
 ) -> None:
     dataset, method, seed = _name(record)
-    known = expected["records"].get(f"{dataset}/{method}", [])
+    known = expected.records.get(f"{dataset}/{method}", [])
     if digest(record["specification"]) not in known:
         peers = [
             other["specification"]
@@ -71,7 +70,7 @@ def _require_expected(
             f"{path}: found a record of another specification than the experiment file's, expected "
             "one of it; `qcsbm verify` says what differs"
         )
-    if seed not in expected["seeds"].get(dataset, []):
+    if seed not in expected.seeds.get(dataset, []):
         raise BadInput(
             f"{path}: found seed {seed}, expected one of {expected['seeds'].get(dataset, [])}"
         )

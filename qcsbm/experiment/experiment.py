@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from qcsbm.runtime.errors import BadInput
 from qcsbm.schema.document import Cell, Dataset, Table, Toy
+from qcsbm.schema.specifications import Trained
 
 
 @dataclass(frozen=True)
@@ -99,29 +100,22 @@ class Experiment:
         return [c for c in passed if c is None or c[0] != method]
 
     @cached_property
-    def trained(self) -> dict[tuple[str, str], dict]:
-        """How the final model of every cell was trained, in flat keys: what its numbers are of.
-
-        Of a model that was imported and not trained any further, that is not known.
-        """
+    def trained(self) -> dict[tuple[str, str], Trained]:
+        """How the final model of every cell was trained: what its numbers are of."""
         return {cell: self._trained(*cell) for cell in self.cells}
 
-    def _trained(self, dataset: str, method: str) -> dict:
+    def _trained(self, dataset: str, method: str) -> Trained:
         cell = self.cells[dataset, method]
         origins = [f"{of}@{step}" for of, step in filter(None, self.origins(dataset, method))]
-        facts = {
-            "train_steps": cell.steps,
-            "parameterisation": cell.parameterisation,
-            "residual": cell.residual,
-            "started_from": " → ".join(origins) or "random weights",
-        }
-        if self.chain(dataset, method):
-            facts["training_batch_size"] = cell.training.batch_size
-            if cell.regulariser:
-                keys = cell.regulariser.model_dump()
-                keys["batch_size"] = keys["batch_size"] or cell.training.batch_size
-                facts |= {f"regulariser_{key}": value for key, value in keys.items()}
-        return facts
+        known = bool(self.chain(dataset, method))
+        return Trained(
+            train_steps=cell.steps,
+            parameterisation=cell.parameterisation,
+            residual=cell.residual,
+            started_from=" → ".join(origins) or "random weights",
+            training_batch_size=cell.training.batch_size if known else None,
+            regulariser=cell.regulariser if known else None,
+        )
 
     def control(self, dataset: str, method: str) -> str | None:
         """The unregularised score model that was trained alike and for as many steps, if any.

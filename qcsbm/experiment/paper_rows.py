@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.schema.networks import NCSNpp
 from qcsbm.schema.sde import VE
+from qcsbm.schema.specifications import PaperRow
 from qcsbm.schema.training import Regulariser, Training
 
 DATASETS = ("cifar10", "cifar100", "imagenet32", "svhn")
@@ -71,7 +72,7 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict:
 
 def counterpart(
     experiment: Experiment, dataset: str, method: str, sampler: str | None
-) -> dict | None:
+) -> PaperRow | None:
     """The row that stands beside a method, and the ``differences`` on whose account it must not.
 
     None for a dataset or a type of sampler that the paper has no numbers of. The row has the kind
@@ -101,12 +102,12 @@ def counterpart(
         if (dataset, of) in experiment.cells:
             earlier = experiment.cells[dataset, of].model_dump()
             differences += [f"{of} at step {step}: {d}" for d in _differences(earlier, start)]
-    return {
-        "dataset": name,
-        "kind": kind,
-        "sampler": configured.type if configured else None,
-        "differences": differences,
-    }
+    return PaperRow(
+        dataset=name,
+        kind=kind,
+        sampler=configured.type if configured else None,
+        differences=differences,
+    )
 
 
 def _differences(found: dict, expected: dict, path: str = "") -> Iterator[str]:

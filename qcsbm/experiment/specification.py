@@ -1,14 +1,12 @@
-"""What one job of the workflow has to know: the specification of a stage, as plain JSON.
+"""What one job of the workflow is told, made from an experiment.
 
-It holds exactly what the stage's result depends on, so that a change of configuration reruns the
-jobs it concerns and no other. ``protocol`` is what stands beside every number; ``version`` is
-raised whenever the code of a stage changes its results; ``outside`` has the SHA-256 of files that
-no job of the workflow makes, None of those that are not there. Stages that put records together
-are told which specifications these may have, see `qcsbm.experiment.agreement`.
+The models are those of `qcsbm.schema.specifications`. Stages that put records together are told
+which specifications these may have, see `qcsbm.experiment.agreement`.
 """
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 from qcsbm.data import raw
 from qcsbm.experiment import layout, paper_rows
@@ -16,6 +14,7 @@ from qcsbm.experiment.agreement import digest
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.quality import extractor_weights
 from qcsbm.runtime import outside
+from qcsbm.schema import specifications as schema
 from qcsbm.schema.document import Cell, Table
 
 VERSIONS = {
@@ -51,148 +50,146 @@ TOY_DATASETS = ("8-gaussian", "spirals", "checkerboard")
 TOY_METHODS = ("c", "u", "qc")
 
 
-def prepare(experiment: Experiment, dataset: str) -> dict:
+def prepare(experiment: Experiment, dataset: str) -> schema.Prepare:
     """``raw`` is the fingerprint of the files that are read.
 
     Where they are gone, what was prepared from them stays valid.
     """
     data = experiment.datasets[dataset].data
     prepared = f"{layout.data(experiment, dataset)}/data.json"
-    return {
-        "version": VERSIONS["prepare"],
-        "data": data.model_dump(),
-        "raw": raw.fingerprint(data) or raw.prepared(prepared),
-    }
+    return schema.Prepare(
+        version=VERSIONS["prepare"], data=data, raw=raw.fingerprint(data) or raw.prepared(prepared)
+    )
 
 
-def classifier(experiment: Experiment, dataset: str) -> dict:
-    return {
-        "version": VERSIONS["classifier"],
-        "dataset": dataset,
-        "protocol": experiment.datasets[dataset].classifier.model_dump(),
-    }
+def classifier(experiment: Experiment, dataset: str) -> schema.Classifier:
+    return schema.Classifier(
+        version=VERSIONS["classifier"],
+        dataset=dataset,
+        protocol=experiment.datasets[dataset].classifier,
+    )
 
 
-def train(experiment: Experiment, dataset: str, method: str, seed: int, step: int) -> dict:
+def train(experiment: Experiment, dataset: str, method: str, seed: int, step: int) -> schema.Train:
     """Training of one segment, towards the checkpoint at ``step``."""
     cell = experiment.cells[dataset, method]
-    regulariser = cell.regulariser and cell.regulariser.model_dump()
+    origin = cell.init_from
     # Of other checkpoints to start from, the workflow itself knows which step they are at.
-    imported = cell.init_from and cell.init_from.checkpoint and step == cell.stops[0]
-    return {
-        **_run("train", dataset, method, seed, cell),
-        "protocol": {
-            "stop": step,
-            "training": cell.training.model_dump(),
-            "regulariser": regulariser,
-            **({"start": cell.init_from.step} if imported else {}),
-        },
-        **({"outside": {"init": outside.sha256(cell.init_from.checkpoint)}} if imported else {}),
-    }
+    imported = origin if origin and origin.checkpoint and step == cell.stops[0] else None
+    return schema.Train(
+        version=VERSIONS["train"],
+        dataset=dataset,
+        method=method,
+        seed=seed,
+        model=model(cell),
+        protocol=schema.Segment(
+            stop=step,
+            training=cell.training,
+            regulariser=cell.regulariser,
+            start=imported.step if imported else None,
+        ),
+        outside={"init": outside.sha256(imported.checkpoint)} if imported else {},
+    )
 
 
-def import_checkpoint(experiment: Experiment, dataset: str, method: str) -> dict:
-    return {
-        "version": VERSIONS["import_checkpoint"],
-        "dataset": dataset,
-        "method": method,
-        "model": _model(experiment.cells[dataset, method]),
-        "protocol": {},
-    }
+def import_checkpoint(experiment: Experiment, dataset: str, method: str) -> schema.ImportCheckpoint:
+    return schema.ImportCheckpoint(
+        version=VERSIONS["import_checkpoint"],
+        dataset=dataset,
+        method=method,
+        model=model(experiment.cells[dataset, method]),
+    )
 
 
-def describe(experiment: Experiment, dataset: str, method: str) -> dict:
-    """Everything about a cell, for a reader, and the model to build."""
-    cell = experiment.cells[dataset, method]
+def describe(experiment: Experiment, dataset: str, method: str) -> dict[str, Any]:
+    """Everything about a cell, for a reader."""
     return {
         "dataset": dataset,
         "method": method,
         "tier": experiment.tier,
         "seeds": experiment.seeds[dataset],
         "data": experiment.datasets[dataset].data.model_dump(),
-        **cell.model_dump(),
-        "model": _model(cell),
+        **experiment.cells[dataset, method].model_dump(),
     }
 
 
-def sample(experiment: Experiment, dataset: str, method: str, seed: int, sampler: str) -> dict:
+def sample(
+    experiment: Experiment, dataset: str, method: str, seed: int, sampler: str
+) -> schema.Sample:
     cell = experiment.cells[dataset, method]
-    return {
-        **_measured("sample", experiment, dataset, method, seed),
-        "protocol": {
-            **experiment.trained[dataset, method],
-            "weights": cell.quality.weights,
-            "samples": cell.quality.samples,
-            "dequantised": cell.training.dequantise,
-            "sampler": sampler,
-            **cell.samplers[sampler].model_dump(),
-        },
-    }
+    return schema.Sample(
+        version=VERSIONS["sample"],
+        **_measured(experiment, dataset, method, seed),
+        protocol=schema.Sampling(
+            weights=cell.quality.weights,
+            samples=cell.quality.samples,
+            dequantised=cell.training.dequantise,
+            sampler=sampler,
+            settings=cell.samplers[sampler],
+        ),
+    )
 
 
-def features(experiment: Experiment, extractor: str) -> dict:
+def features(experiment: Experiment, extractor: str) -> schema.Features:
     weights = extractor_weights.path(extractor)
-    return {
-        "version": VERSIONS["features"],
-        "protocol": {"extractor": extractor},
-        **({"outside": {"weights": outside.sha256(weights)}} if weights else {}),
-    }
+    return schema.Features(
+        version=VERSIONS["features"],
+        protocol=schema.FeaturesProtocol(extractor=extractor),
+        outside={"weights": outside.sha256(weights)} if weights else {},
+    )
 
 
-def quality(experiment: Experiment, dataset: str, method: str, seed: int, sampler: str) -> dict:
+def quality(
+    experiment: Experiment, dataset: str, method: str, seed: int, sampler: str
+) -> schema.Quality:
+    configured = experiment.cells[dataset, method].quality
+    statistics = configured.statistics
+    return schema.Quality(
+        version=VERSIONS["quality"],
+        dataset=dataset,
+        method=method,
+        seed=seed,
+        trained=experiment.trained[dataset, method],
+        protocol=schema.Comparison(
+            weights=configured.weights,
+            sampler=sampler,
+            extractor=configured.extractor,
+            reference=configured.reference,
+            statistics=statistics,
+            neighbours=configured.neighbours,
+        ),
+        outside={"statistics": outside.sha256(statistics)} if statistics else {},
+    )
+
+
+def likelihood(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.Likelihood:
+    return schema.Likelihood(
+        version=VERSIONS["likelihood"],
+        **_measured(experiment, dataset, method, seed),
+        protocol=experiment.cells[dataset, method].likelihood,
+    )
+
+
+def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.Asymmetry:
     cell = experiment.cells[dataset, method]
-    statistics = cell.quality.statistics
-    return {
-        "version": VERSIONS["quality"],
-        "dataset": dataset,
-        "method": method,
-        "seed": seed,
-        "protocol": {
-            **experiment.trained[dataset, method],
-            "weights": cell.quality.weights,
-            "sampler": sampler,
-            "extractor": cell.quality.extractor,
-            "reference": cell.quality.reference,
-            "statistics": cell.quality.statistics,
-            "neighbours": cell.quality.neighbours,
-        },
-        **({"outside": {"statistics": outside.sha256(statistics)}} if statistics else {}),
-    }
+    return schema.Asymmetry(
+        version=VERSIONS["asymmetry"],
+        **_measured(experiment, dataset, method, seed),
+        protocol=schema.AsymmetryProtocol(
+            dequantised=cell.training.dequantise, **cell.asymmetry.model_dump()
+        ),
+    )
 
 
-def likelihood(experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
-    cell = experiment.cells[dataset, method]
-    return {
-        **_measured("likelihood", experiment, dataset, method, seed),
-        "protocol": {**experiment.trained[dataset, method], **cell.likelihood.model_dump()},
-    }
+def gather_records(experiment: Experiment) -> schema.Together:
+    return schema.Together(
+        version=VERSIONS["gather_records"],
+        **_expected(experiment, experiment.datasets, experiment.methods, MEASURED),
+    )
 
 
-def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
-    cell = experiment.cells[dataset, method]
-    return {
-        **_measured("asymmetry", experiment, dataset, method, seed),
-        "protocol": {
-            **experiment.trained[dataset, method],
-            "dequantised": cell.training.dequantise,
-            **cell.asymmetry.model_dump(),
-        },
-    }
-
-
-def gather_records(experiment: Experiment) -> dict:
-    expected = _expected(experiment, experiment.datasets, experiment.methods, MEASURED)
-    return {"version": VERSIONS["gather_records"], **expected}
-
-
-def table(experiment: Experiment, name: str) -> dict:
-    """Rows and labels of a table; ``sampler`` is None for the table of NLL and asymmetry.
-
-    ``names`` has the labels of all methods, which those of the rows may have started from;
-    ``paper`` the paper's rows on its datasets, see `qcsbm.experiment.paper_rows.counterpart`.
-    """
+def table(experiment: Experiment, name: str) -> schema.Table:
     configured = experiment.tables[name]
-    files = table_files(configured)
     rows = {
         dataset: {
             method: paper_rows.counterpart(experiment, dataset, method, configured.sampler)
@@ -200,23 +197,24 @@ def table(experiment: Experiment, name: str) -> dict:
         }
         for dataset in experiment.datasets
     }
-    return {
-        "version": VERSIONS["table"],
-        **_expected(experiment, experiment.datasets, configured.methods, files),
-        "sampler": configured.sampler,
-        "datasets": {key: dataset.label for key, dataset in experiment.datasets.items()},
-        "methods": {
-            dataset: [
-                [method, experiment.cells[dataset, method].label] for method in configured.methods
-            ]
+    return schema.Table(
+        version=VERSIONS["table"],
+        **_expected(experiment, experiment.datasets, configured.methods, table_files(configured)),
+        sampler=configured.sampler,
+        datasets={key: dataset.label for key, dataset in experiment.datasets.items()},
+        methods={
+            dataset: _labels(experiment, dataset, configured.methods)
             for dataset in experiment.datasets
         },
-        "names": {dataset: dict(_labels(experiment, dataset)) for dataset in experiment.datasets},
-        "paper": {
+        names={
+            dataset: dict(_labels(experiment, dataset, experiment.methods))
+            for dataset in experiment.datasets
+        },
+        paper={
             dataset: {method: row for method, row in of_dataset.items() if row}
             for dataset, of_dataset in rows.items()
         },
-    }
+    )
 
 
 def table_files(configured: Table) -> tuple[str, ...]:
@@ -224,52 +222,42 @@ def table_files(configured: Table) -> tuple[str, ...]:
     return (f"{configured.sampler}/*.json",) if configured.sampler else LIKELIHOOD
 
 
-def cost(experiment: Experiment) -> dict:
-    """Rows and labels of the table of costs."""
-    return {
-        "version": VERSIONS["cost"],
+def cost(experiment: Experiment) -> schema.Cost:
+    return schema.Cost(
+        version=VERSIONS["cost"],
         **_expected(experiment, experiment.datasets, experiment.methods, COSTLY),
-        "datasets": {key: dataset.label for key, dataset in experiment.datasets.items()},
-        "methods": {
-            dataset: [
-                [method, experiment.cells[dataset, method].label] for method in experiment.methods
-            ]
+        datasets={key: dataset.label for key, dataset in experiment.datasets.items()},
+        methods={
+            dataset: _labels(experiment, dataset, experiment.methods)
             for dataset in experiment.datasets
         },
-    }
+    )
 
 
-def figure1(experiment: Experiment) -> dict:
-    """``starts`` sets of random starts, at every step size of ``sizes``."""
+def figure1(experiment: Experiment) -> schema.Figure1:
     sizes = [0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015]
-    return {"version": VERSIONS["figure1"], "protocol": {"starts": 100, "sizes": sizes}}
+    return schema.Figure1(version=VERSIONS["figure1"], starts=100, sizes=sizes)
 
 
-def figure4(experiment: Experiment) -> dict:
-    return {"version": VERSIONS["figure4"], "protocol": {"seeds": 10, "steps": 10_000}}
+def figure4(experiment: Experiment) -> schema.Figure4:
+    return schema.Figure4(version=VERSIONS["figure4"], seeds=10, steps=10_000)
 
 
-def figures(experiment: Experiment, dataset: str) -> dict:
-    """All pictures; samples are those of ``seed``. For the others see
-    `qcsbm.experiment.experiment.Experiment`."""
+def figures(experiment: Experiment, dataset: str) -> schema.Figures:
     methods = experiment.methods
     controls = {method: experiment.control(dataset, method) for method in methods}
-    return {
-        "version": VERSIONS["figures"],
+    return schema.Figures(
+        version=VERSIONS["figures"],
         **_expected(experiment, [dataset], methods, (*TRAINED, *MEASURED)),
-        "methods": _labels(experiment, dataset),
-        "seed": experiment.seeds[dataset][0],
-        "samplers": experiment.samplers,
-        "controls": {method: control for method, control in controls.items() if control},
-        "chains": {method: experiment.chain(dataset, method) for method in methods},
-    }
+        methods=_labels(experiment, dataset, methods),
+        seed=experiment.seeds[dataset][0],
+        samplers=experiment.samplers,
+        controls={method: control for method, control in controls.items() if control},
+        chains={method: experiment.chain(dataset, method) for method in methods},
+    )
 
 
-def claims(experiment: Experiment) -> dict:
-    """What is compared: for each dataset, (kind, method, control, label) of every comparison.
-
-    ``alone`` names conservative and regularised models that have no control.
-    """
+def claims(experiment: Experiment) -> schema.Claims:
     datasets, alone = [], []
     for name, dataset in experiment.datasets.items():
         comparisons = []
@@ -277,62 +265,64 @@ def claims(experiment: Experiment) -> dict:
             cell = experiment.cells[name, method]
             if cell.parameterisation == "score" and cell.regulariser is None:
                 continue
-            kind = "regularised" if cell.regulariser else "conservative"
             control = experiment.control(name, method)
-            if control:
-                against = f"{cell.label} against {experiment.cells[name, control].label}"
-                comparisons.append([kind, method, control, against])
-            else:
+            if control is None:
                 alone.append(f"{cell.label} on {dataset.label}")
-        datasets.append([name, dataset.label, comparisons])
-    return {
-        "version": VERSIONS["claims"],
-        "datasets": datasets,
-        "samplers": experiment.samplers,
-        "alone": alone,
-    }
+                continue
+            compared = schema.Compared(
+                kind="regularised" if cell.regulariser else "conservative",
+                method=method,
+                control=control,
+                subject=f"{cell.label} against {experiment.cells[name, control].label}",
+            )
+            comparisons.append(compared)
+        datasets.append(
+            schema.ComparedDataset(dataset=name, label=dataset.label, comparisons=comparisons)
+        )
+    return schema.Claims(
+        version=VERSIONS["claims"], datasets=datasets, samplers=experiment.samplers, alone=alone
+    )
 
 
-def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
+def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.Toy:
     """Training and evaluation of one model in two dimensions."""
-    return {
-        "version": VERSIONS["toy"],
-        "dataset": dataset,
-        "method": method,
-        "seed": seed,
-        "protocol": experiment.toy.model_dump(exclude={"seeds"}),
-    }
+    return schema.Toy(
+        version=VERSIONS["toy"],
+        dataset=dataset,
+        method=method,
+        seed=seed,
+        protocol=schema.ToyTraining(**experiment.toy.model_dump(exclude={"seeds"})),
+    )
 
 
-def toy_table(experiment: Experiment) -> dict:
+def toy_table(experiment: Experiment) -> schema.ToyTable:
     seeds = experiment.toy.seeds
-    return {
-        "version": VERSIONS["toy_table"],
-        "strict": experiment.strict,
-        "seeds": dict.fromkeys(TOY_DATASETS, seeds),
-        "records": {
-            f"{dataset}/{method}": [digest(toy(experiment, dataset, method, seeds[0]))]
+    return schema.ToyTable(
+        version=VERSIONS["toy_table"],
+        strict=experiment.strict,
+        seeds=dict.fromkeys(TOY_DATASETS, seeds),
+        records={
+            f"{dataset}/{method}": [digest(toy(experiment, dataset, method, seeds[0]).document())]
             for dataset in TOY_DATASETS
             for method in TOY_METHODS
         },
-    }
+    )
 
 
-def toy_figure(experiment: Experiment, dataset: str) -> dict:
-    """The models of the first seed, beside the data that they were trained on."""
-    return {
-        "version": VERSIONS["toy_figure"],
-        "dataset": dataset,
-        "points": experiment.toy.points,
-        "seed": experiment.toy.seeds[0],
-    }
+def toy_figure(experiment: Experiment, dataset: str) -> schema.ToyFigure:
+    return schema.ToyFigure(
+        version=VERSIONS["toy_figure"],
+        dataset=dataset,
+        points=experiment.toy.points,
+        seed=experiment.toy.seeds[0],
+    )
 
 
-def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict[str, dict]:
+def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict[str, schema.Run]:
     """The specification of every record of a run, by its file in the run's folder."""
     cell = experiment.cells[dataset, method]
     run = dataset, method, seed
-    found = {
+    found: dict[str, schema.Run] = {
         f"step{step}.json": train(experiment, *run, step)
         for step in cell.stops
         if not experiment.imported(dataset, method, step)
@@ -346,17 +336,26 @@ def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict
     return found
 
 
+def model(cell: Cell) -> schema.Model:
+    """The score model of a cell."""
+    return schema.Model(
+        parameterisation=cell.parameterisation,
+        residual=cell.residual,
+        network=cell.network,
+        sde=cell.sde,
+    )
+
+
 def _expected(
     experiment: Experiment, datasets: Iterable[str], methods: Iterable[str], files: Iterable[str]
-) -> dict:
-    """Which records may be put together, see `qcsbm.experiment.agreement.require`; ``files`` are
-    patterns."""
+) -> dict[str, Any]:
+    """Which records may be put together, for `schema.Together`; ``files`` are patterns."""
     records = {}
     for dataset in datasets:
         for method in methods:
             specs = of_run(experiment, dataset, method, experiment.seeds[dataset][0])
             records[f"{dataset}/{method}"] = [
-                digest(spec)
+                digest(spec.document())
                 for file, spec in specs.items()
                 if any(fnmatchcase(file, pattern) for pattern in files)
             ]
@@ -367,35 +366,19 @@ def _expected(
     }
 
 
-def _labels(experiment: Experiment, dataset: str) -> list[list[str]]:
-    return [[method, experiment.cells[dataset, method].label] for method in experiment.methods]
+def _labels(experiment: Experiment, dataset: str, methods: Iterable[str]) -> list[tuple[str, str]]:
+    return [(method, experiment.cells[dataset, method].label) for method in methods]
 
 
-def _run(stage: str, dataset: str, method: str, seed: int, cell: Cell) -> dict:
-    return {
-        "version": VERSIONS[stage],
-        "dataset": dataset,
-        "method": method,
-        "seed": seed,
-        "model": _model(cell),
-    }
-
-
-def _measured(stage: str, experiment: Experiment, dataset: str, method: str, seed: int) -> dict:
-    """What every measurement of the final checkpoint must know."""
+def _measured(experiment: Experiment, dataset: str, method: str, seed: int) -> dict[str, Any]:
+    """What every measurement of the final checkpoint must know, for `schema.Measured`."""
     cell = experiment.cells[dataset, method]
     imported = experiment.imported(dataset, method, cell.steps)
     return {
-        **_run(stage, dataset, method, seed, cell),
-        **({"outside": {"checkpoint": outside.sha256(imported)}} if imported else {}),
-    }
-
-
-def _model(cell: Cell) -> dict:
-    """Keyword arguments of `qcsbm.score.models.build`, all but the image shape and the seed."""
-    return {
-        "parameterisation": cell.parameterisation,
-        "residual": cell.residual,
-        "network": cell.network.model_dump(),
-        "sde": cell.sde.model_dump(),
+        "dataset": dataset,
+        "method": method,
+        "seed": seed,
+        "model": model(cell),
+        "trained": experiment.trained[dataset, method],
+        "outside": {"checkpoint": outside.sha256(imported)} if imported else {},
     }

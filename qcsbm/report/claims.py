@@ -26,6 +26,7 @@ import pandas as pd
 from qcsbm.report import tables
 from qcsbm.report.intervals import t_interval
 from qcsbm.report.pages import Section
+from qcsbm.schema.specifications import Claims, Compared
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 
@@ -107,34 +108,27 @@ def _exp(value: float) -> float:
     return math.exp(min(value, 709.0))
 
 
-def about_models(metrics: pd.DataFrame, spec: dict) -> list[Judgement]:
-    """Judgements on the models of every dataset of ``spec``
-    (`qcsbm.experiment.specification.claims`).
+def about_models(metrics: pd.DataFrame, spec: Claims) -> list[Judgement]:
+    """Judgements on the models of every dataset of ``spec``.
 
     ``metrics`` is the frame of `qcsbm.report.tables.tidy`.
     """
     # Where no samples were measured there is no column for their sampler.
     metrics = metrics.reindex(columns=metrics.columns.union(["sampler"]))
     judgements = []
-    for dataset, label, comparisons in spec["datasets"]:
-        rows = metrics[metrics["dataset"] == dataset]
-        for kind, method, control, subject in comparisons:
-            judgements += compare(rows, label, kind, method, control, subject, spec["samplers"])
+    for dataset in spec.datasets:
+        rows = metrics[metrics["dataset"] == dataset.dataset]
+        for compared in dataset.comparisons:
+            judgements += compare(rows, dataset.label, compared, spec.samplers)
     return judgements
 
 
 def compare(
-    rows: pd.DataFrame,
-    topic: str,
-    kind: str,
-    method: str,
-    control: str,
-    subject: str,
-    samplers: Iterable[str],
+    rows: pd.DataFrame, topic: str, compared: Compared, samplers: Iterable[str]
 ) -> list[Judgement]:
     """All claims on one model against its control, from the numbers of one dataset."""
     judgements = []
-    for claim, metrics, better in ABOUT_MODELS[kind]:
+    for claim, metrics, better in ABOUT_MODELS[compared.kind]:
         for names in metrics:
             measured = [name for name in names if (rows["metric"] == name).any()]
             for alternatives in [[name] for name in measured] or [names]:
@@ -145,8 +139,10 @@ def compare(
                 sampled = metric in tables.QUALITY_METRICS
                 for sampler in samplers if sampled else [None]:
                     measure = f"{heading}, {sampler.upper()}" if sampled else heading
-                    of_method, of_control = paired(rows, metric, sampler, method, control)
-                    what = (claim, topic, subject, measure)
+                    of_method, of_control = paired(
+                        rows, metric, sampler, compared.method, compared.control
+                    )
+                    what = (claim, topic, compared.subject, measure)
                     judgements.append(_compared(what, metric, of_method, of_control, sign))
     return judgements
 
@@ -223,18 +219,24 @@ def about_tying(outcomes: pd.DataFrame, counterexample: float) -> list[Judgement
     return [existence, refuted]
 
 
-def of_the_paper(spec: dict) -> list[Judgement]:
+def of_the_paper(spec: Claims) -> list[Judgement]:
     """What the paper's own tables say on the datasets of ``spec``; they have no seeds."""
     judgements = []
-    for dataset, label, _ in spec["datasets"]:
-        rows = printed(dataset)
+    for dataset in spec.datasets:
+        rows = printed(dataset.dataset)
         if rows.empty:
             continue
         samplers = sorted(rows["sampler"].dropna().unique())
-        topic = f"{label}: the paper's own numbers"
-        for kind, method in (("conservative", "c"), ("regularised", "qc")):
-            subject = f"{tables.PAPER_METHODS[method]} against {tables.PAPER_METHODS['u']}"
-            judgements += compare(rows, topic, kind, method, "u", subject, samplers)
+        topic = f"{dataset.label}: the paper's own numbers"
+        for method, theirs in tables.PAPER_METHODS.items():
+            if method != "u":
+                compared = Compared(
+                    kind="regularised" if method == "qc" else "conservative",
+                    method=method,
+                    control="u",
+                    subject=f"{theirs} against {tables.PAPER_METHODS['u']}",
+                )
+                judgements += compare(rows, topic, compared, samplers)
     return judgements
 
 
@@ -248,12 +250,12 @@ def printed(dataset: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "metric", "sampler", "value"])
 
 
-def document(judgements: Sequence[Judgement], spec: dict) -> dict:
+def document(judgements: Sequence[Judgement], spec: Claims) -> dict:
     """Everything, for JSON."""
-    return {"claims": [asdict(judgement) for judgement in judgements], "alone": spec["alone"]}
+    return {"claims": [asdict(judgement) for judgement in judgements], "alone": spec.alone}
 
 
-def sections(judgements: Sequence[Judgement], spec: dict) -> list[Section]:
+def sections(judgements: Sequence[Judgement], spec: Claims) -> list[Section]:
     """A summary of verdicts by claim, then a table for each topic and claim."""
     verdicts = (HOLDS, FAILS, UNDECIDED)
     claims = dict.fromkeys(judgement.claim for judgement in judgements)
@@ -273,7 +275,7 @@ def sections(judgements: Sequence[Judgement], spec: dict) -> list[Section]:
         "or a difference of 0; with one seed it is undecided.",
         "Every interval is at 95 % by itself: where there is no effect at all, one comparison in "
         "twenty is decided by chance.",
-        *(f"{subject}: no model trained alike to compare it with." for subject in spec["alone"]),
+        *(f"{subject}: no model trained alike to compare it with." for subject in spec.alone),
     ]
     found = [Section("Verdicts", ["Claim", *verdicts], summary, notes)]
     columns = ["Of", "Effect on", "Effect", "95 % interval", "n", "Verdict"]

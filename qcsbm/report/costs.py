@@ -11,6 +11,7 @@ import pandas as pd
 from qcsbm.report import notes
 from qcsbm.report.pages import Section
 from qcsbm.report.tables import format_value
+from qcsbm.schema.specifications import Cost
 
 CELL = ["dataset", "method"]
 HEADINGS = {
@@ -72,20 +73,19 @@ def _job(record: dict) -> dict:
 
 def sections(
     frame: pd.DataFrame,
-    spec: dict,
+    spec: Cost,
     devices: Iterable[str],
     failed: dict[tuple[str, str], list[str]],
 ) -> list[Section]:
-    """A section per dataset of ``spec`` (`qcsbm.experiment.specification.cost`); jobs ran on
-    ``devices``.
+    """A section per dataset of ``spec``; jobs ran on ``devices``.
 
     The notes say what ``failed`` (`qcsbm.report.tables.failures`): its jobs are not counted.
     """
     columns = [column for column in HEADINGS if column in frame]
     where = f"Device: {', '.join(sorted(set(devices)))}." if columns else "Nothing was measured."
     found = []
-    for dataset, label in spec["datasets"].items():
-        methods = dict(spec["methods"][dataset])
+    for dataset, label in spec.datasets.items():
+        methods = dict(spec.methods[dataset])
         rows = frame[frame["dataset"] == dataset].set_index("method")
         cells = [
             [name, *(_text(rows, method, column) for column in columns)]

@@ -40,6 +40,7 @@ from qcsbm.experiment import layout, specification
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.runtime import failure
 from qcsbm.runtime.provenance import read_record
+from qcsbm.schema.specifications import Specification
 
 STATES = ("done", "running", "failed", "interrupted", "stale", "missing")
 ENDED = ("done", "stale")
@@ -71,7 +72,7 @@ class Job:
     record: str
     logs: tuple[str, ...]
     states: tuple[str, ...] = ()
-    specification: dict | None = field(default=None, hash=False, compare=False)
+    specification: Specification | None = field(default=None, hash=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -317,7 +318,7 @@ def _stale(job: Job) -> bool:
         found = json.loads(Path(job.record).read_text(encoding="utf-8"))["specification"]
     except (OSError, ValueError, KeyError, TypeError):
         return True
-    return found != job.specification
+    return found != job.specification.document()
 
 
 def _tail(path: Path) -> str:

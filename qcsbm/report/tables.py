@@ -23,6 +23,7 @@ from qcsbm.report import notes
 from qcsbm.report.pages import Section
 from qcsbm.runtime import failure
 from qcsbm.runtime.errors import BadInput
+from qcsbm.schema.specifications import PaperRow, Table
 
 # Holds every decimal digit of any float.
 EXACT = Context(prec=1100)
@@ -119,19 +120,21 @@ def over_seeds(values: pd.Series) -> tuple[float, float | None]:
     return float(values.mean()), stderr
 
 
-def build(frame: pd.DataFrame, spec: dict, failed: dict[tuple[str, str], list[str]]) -> list[Block]:
-    """The blocks of the table that ``spec`` (`qcsbm.experiment.specification.table`) describes.
+def build(
+    frame: pd.DataFrame, spec: Table, failed: dict[tuple[str, str], list[str]]
+) -> list[Block]:
+    """The blocks of the table that ``spec`` describes.
 
     ``frame`` is that of `tidy`; the notes say what ``failed`` (see `failures`).
     """
-    sampler = spec["sampler"]
+    sampler = spec.sampler
     wanted = QUALITY_METRICS if sampler else LIKELIHOOD_METRICS
     if sampler and not frame.empty:
         frame = frame[frame["sampler"] == sampler]
     blocks = []
-    for dataset, label in spec["datasets"].items():
+    for dataset, label in spec.datasets.items():
         of_dataset = frame[frame["dataset"] == dataset]
-        methods = dict(spec["methods"][dataset])
+        methods = dict(spec.methods[dataset])
         rows = of_dataset[of_dataset["metric"].isin(wanted)]
         rows = rows[rows["method"].isin(methods)]
         metrics = [metric for metric in wanted if (rows["metric"] == metric).any()]
@@ -146,10 +149,10 @@ def build(frame: pd.DataFrame, spec: dict, failed: dict[tuple[str, str], list[st
             method: max((counts[method, metric] for metric in metrics), default=0)
             for method in methods
         }
-        paper, left_out = _of_the_paper(spec["paper"][dataset], methods)
+        paper, left_out = _of_the_paper(spec.paper[dataset], methods)
         below = [
             *notes.seeds(counts, seeds, methods),
-            *notes.training(rows, methods, spec["names"][dataset]),
+            *notes.training(rows, methods, spec.names[dataset]),
             *notes.protocol(rows, methods),
             *(_biases(of_dataset, methods) if sampler else []),
             *notes.failed(failed, dataset, methods),
@@ -181,7 +184,7 @@ def printed(dataset: str, sampler: str | None) -> dict[tuple[str, str], str]:
 
 
 def _of_the_paper(
-    rows: dict[str, dict], methods: dict[str, str]
+    rows: dict[str, PaperRow], methods: dict[str, str]
 ) -> tuple[dict[tuple[str, str], str], list[str]]:
     """What the paper prints for the methods that are its own, and why not for others.
 
@@ -191,11 +194,11 @@ def _of_the_paper(
     for method, row in rows.items():
         theirs = {
             metric: text
-            for (kind, metric), text in printed(row["dataset"], row["sampler"]).items()
-            if kind == row["kind"]
+            for (kind, metric), text in printed(row.dataset, row.sampler).items()
+            if kind == row.kind
         }
-        if theirs and row["differences"]:
-            first, rest = row["differences"][:3], row["differences"][3:]
+        if theirs and row.differences:
+            first, rest = row.differences[:3], row.differences[3:]
             more = f", and {len(rest)} more" if rest else ""
             left_out.append(
                 f"{methods[method]}: the numbers of the paper's {PAPER_METHODS[row['kind']]} do "

@@ -20,6 +20,7 @@ from qcsbm.runtime import failure, source_code
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import sha256
 from qcsbm.runtime.provenance import read_record
+from qcsbm.schema.specifications import Run, Specification, Train
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Expected:
     """
 
     path: Path
-    specification: dict
+    specification: Specification
     inputs: dict[str, Path]
 
 
@@ -92,13 +93,13 @@ def chosen(report: Report, methods: Iterable[str], files: Iterable[str]) -> list
     return found
 
 
-def _origin(experiment: Experiment, run: tuple[str, str, int], spec: dict) -> Path | None:
+def _origin(experiment: Experiment, run: tuple[str, str, int], spec: Run) -> Path | None:
     """The checkpoint that the stage with this specification started from, if any."""
     dataset, method, seed = run
-    if "stop" not in spec["protocol"]:
+    if not isinstance(spec, Train):
         step = experiment.cells[dataset, method].steps
         return Path(layout.checkpoint(experiment, *run, step))
-    earlier = experiment.predecessor(dataset, method, spec["protocol"]["stop"])
+    earlier = experiment.predecessor(dataset, method, spec.protocol.stop)
     if earlier is None:
         return None
     return Path(layout.checkpoint(experiment, dataset, earlier[0], seed, earlier[1]))
@@ -146,7 +147,10 @@ def _verify_record(report: Report, expected: Expected) -> None:
     _note_code(report, path, record["provenance"]["code"])
 
 
-def _verify_specification(report: Report, path: Path, found: dict, expected: dict) -> None:
+def _verify_specification(
+    report: Report, path: Path, found: dict, specification: Specification
+) -> None:
+    expected = specification.document()
     for key, value, wanted in differences(found, expected):
         report.problems.append(f"{path}: {key}: found {value}, expected {wanted}")
     if found.get("seed") != expected.get("seed"):

@@ -8,6 +8,7 @@ well; a stage that is given such a file passes it on; tables show the reason in 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import write_text
@@ -17,19 +18,29 @@ KEY = "failure"
 MARK = b'{"failure": "'
 
 
-def write(paths: Iterable[Path], reason: str, spec: dict) -> None:
+class Told(Protocol):
+    """What a stage is told, see `qcsbm.schema.specifications.Specification`."""
+
+    def document(self) -> dict[str, Any]: ...
+
+    def columns(self) -> dict[str, Any]: ...
+
+
+def write(paths: Iterable[Path], reason: str, spec: Told) -> None:
     """Put ``reason`` in place of every output of a stage with this specification.
 
     The same JSON object serves as the record of the stage: it has no metrics.
     """
-    facts = {key: spec[key] for key in ("dataset", "method", "seed") if key in spec}
+    specification = spec.document()
+    identity = ("dataset", "method", "seed")
+    facts = {key: specification[key] for key in identity if key in specification}
     document = {
         KEY: reason,
         **facts,
-        "specification": spec,
+        "specification": specification,
         "stage": KEY,
         "metrics": [],
-        "protocol": spec["protocol"],
+        "protocol": spec.columns(),
     }
     for path in paths:
         write_text(path, json.dumps(document) + "\n")

@@ -23,6 +23,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from qcsbm import __version__
 from qcsbm.runtime import source_code
 from qcsbm.runtime.errors import BadInput, Diverged
+from qcsbm.runtime.failure import Told
 from qcsbm.runtime.files import sha256, write_text
 
 VARYING = ("cost", "provenance")
@@ -74,7 +75,7 @@ class Record:
 def recorded(
     path: str | Path,
     stage: str,
-    spec: dict,
+    spec: Told,
     inputs: Iterable[str | Path],
     outputs: Iterable[str | Path] = (),
     processes: int = 1,
@@ -85,7 +86,7 @@ def recorded(
     ``inputs`` and ``outputs`` the record keeps checksums. CPU time includes that of processes which
     this one started and waited for; each of ``processes`` holds a GPU where one is used.
     """
-    entry = Record(stage, dict(spec["protocol"]))
+    entry = Record(stage, spec.columns())
     # What runs is what was imported: the files may have changed when the block ends.
     entry.computed_by({stage: [source_code.stage_digest(stage)]})
     wall, cpu = time.perf_counter(), _cpu_s()
@@ -97,7 +98,7 @@ def recorded(
         **_gpu_cost(wall, processes),
         **entry.cost,
     }
-    _write(path, entry, spec, checksums(inputs), checksums(outputs), cost)
+    _write(path, entry, spec.document(), checksums(inputs), checksums(outputs), cost)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class ClassifierTraining(Closed):
 
 class Dataset(Closed):
     label: Label
-    data: Annotated[Data, Field(discriminator="source")]
+    data: Data
     seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = None
     classifier: ClassifierTraining | None = None
 

@@ -117,4 +117,15 @@ class Arrays(Own):
         return self.labels
 
 
-Data = Digits | Patches | Idx | Cifar10 | Cifar100 | Svhn | ImageNet32 | Folder | Arrays
+Data = Annotated[
+    Digits | Patches | Idx | Cifar10 | Cifar100 | Svhn | ImageNet32 | Folder | Arrays,
+    Field(discriminator="source"),
+]
+
+
+class Fingerprint(Closed):
+    """The files of a dataset: their number, their size, and the SHA-256 of a list of them."""
+
+    files: Count
+    bytes: Count
+    sha256: str

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.seeding import derive
+from qcsbm.schema.specifications import Model
 from qcsbm.score.sde import VESDE, bcast
 
 
@@ -73,16 +74,12 @@ PARAMETERISATIONS = {"score": ScoreModel, "energy": EnergyScoreModel}
 
 def build(
     shape: tuple[int, int, int],
-    parameterisation: str,
-    residual: bool,
-    network: dict,
-    sde: dict,
+    model: Model,
     seed: int | None = None,
 ) -> ScoreModel:
-    """The model of a cell for images of ``shape`` (C, H, W), with freshly drawn weights.
+    """The ``model`` of a cell for images of ``shape`` (C, H, W), with freshly drawn weights.
 
-    ``network`` and ``sde`` are keyword arguments of `NCSNpp` and `VESDE`. The same ``seed`` gives
-    the same initial weights whatever the parameterisation.
+    The same ``seed`` gives the same initial weights whatever the parameterisation.
 
     Raises:
         BadInput: images that are not square, or that the network cannot take.
@@ -92,9 +89,7 @@ def build(
         raise BadInput(f"images of {height} × {width} pixels: found, expected square ones")
     if seed is not None:
         torch.manual_seed(derive(seed, "init"))
-    net = NCSNpp(image_size=height, channels=channels, **_arguments(network))
-    return PARAMETERISATIONS[parameterisation](net, VESDE(**_arguments(sde)), residual)
-
-
-def _arguments(settings: dict) -> dict:
-    return {key: value for key, value in settings.items() if key != "type"}
+    network = model.network.model_dump(exclude={"type"})
+    sde = VESDE(**model.sde.model_dump(exclude={"type"}))
+    net = NCSNpp(image_size=height, channels=channels, **network)
+    return PARAMETERISATIONS[model.parameterisation](net, sde, model.residual)

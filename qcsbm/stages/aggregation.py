@@ -7,12 +7,13 @@ from pathlib import Path
 from qcsbm.experiment import agreement
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.provenance import read_record
+from qcsbm.schema.specifications import Together
 from qcsbm.stages.arguments import add_spec, existing
 
 
-def add_records(parser: argparse.ArgumentParser, help: str) -> None:
+def add_records(parser: argparse.ArgumentParser, model: type[Together], help: str) -> None:
     """The specification and the records of a stage that puts records together."""
-    add_spec(parser)
+    add_spec(parser, model)
     parser.add_argument("--records", type=existing, nargs="+", required=True, help=help)
 
 
@@ -26,7 +27,7 @@ def read_records(arguments: argparse.Namespace) -> tuple[dict[Path, dict], list[
     records = {path: read_record(path) for path in arguments.records}
     agreement.require(records, arguments.spec)
     notes = agreement.code_notes(records)
-    if notes and arguments.spec["strict"]:
+    if notes and arguments.spec.strict:
         raise BadInput(f"{notes[0]} Expected one code, as the experiment file is strict.")
     notes += agreement.machine_notes(records)
     for note in notes:

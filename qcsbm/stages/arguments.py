@@ -2,27 +2,28 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
-from qcsbm.runtime.errors import BadInput
+from pydantic import ValidationError
+
+from qcsbm.schema.reading import sentence
+from qcsbm.schema.specifications import Specification
 
 
-class Specification(dict):
-    """What a job must know; a key that is not there is bad input, not a mistake of the stage."""
-
-    def __missing__(self, key: str) -> None:
-        raise BadInput(f"specification: found no {key!r}, expected what the workflow says")
-
-
-def json_object(text: str) -> Specification:
-    """The specification, as it stands in a job's command line."""
+def specification(model: type[Specification], text: str) -> Specification:
+    """The specification of a stage, as it stands in a job's command line."""
     try:
-        value = json.loads(text, object_hook=Specification)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"found no JSON ({error}), expected an object") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"found {text[:40]}, expected a JSON object")
-    return value
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        try:
+            document = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as reason:
+            raise argparse.ArgumentTypeError(
+                f"found no JSON ({reason}), expected an object"
+            ) from None
+        problem = sentence(model, error, "specification", [("", document)])
+        raise argparse.ArgumentTypeError(problem) from None
 
 
 def existing(text: str) -> Path:
@@ -33,9 +34,13 @@ def existing(text: str) -> Path:
     return path
 
 
-def add_spec(parser: argparse.ArgumentParser) -> None:
+def add_spec(parser: argparse.ArgumentParser, model: type[Specification]) -> None:
+    """What the stage is told: ``arguments.spec`` is a ``model``."""
     parser.add_argument(
-        "--spec", type=json_object, required=True, help="specification of the stage, as JSON"
+        "--spec",
+        type=partial(specification, model),
+        required=True,
+        help="specification of the stage, as JSON",
     )
 
 
@@ -68,9 +73,9 @@ def add_shard(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_measurement(parser: argparse.ArgumentParser, out: str) -> None:
+def add_measurement(parser: argparse.ArgumentParser, model: type[Specification], out: str) -> None:
     """What a stage needs that measures a model by shards; ``out`` says what its .npz holds."""
-    add_spec(parser)
+    add_spec(parser, model)
     add_data(parser)
     add_checkpoint(parser)
     add_shard(parser)

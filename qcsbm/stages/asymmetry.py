@@ -19,6 +19,7 @@ from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
+from qcsbm.schema.specifications import Asymmetry, AsymmetryProtocol
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
 from qcsbm.stages.arguments import add_measurement
@@ -26,50 +27,52 @@ from qcsbm.training import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_measurement(parser, "times, σ, and values of each image")
+    add_measurement(parser, Asymmetry, "times, σ, and values of each image")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec, protocol = arguments.spec, arguments.spec["protocol"]
+    spec: Asymmetry = arguments.spec
+    protocol = spec.protocol
     data = describe(arguments.data)
-    images = first_test_images(arguments.data, protocol["samples"], "asymmetry")
+    images = first_test_images(arguments.data, protocol.samples, "asymmetry")
     k = torch.from_numpy(images.copy())
     # The score is measured on the distribution that the model was trained on.
-    draws = generator(spec["seed"], "dequantise")
-    x_0 = dequantise(k, data.levels, draws) if protocol["dequantised"] else to_unit(k, data.levels)
-    model = build(data.shape, **spec["model"]).to(device())
-    checkpoint.load_weights(
-        model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
-    )
+    draws = generator(spec.seed, "dequantise")
+    x_0 = dequantise(k, data.levels, draws) if protocol.dequantised else to_unit(k, data.levels)
+    model = build(data.shape, spec.model).to(device())
+    checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
 
-    levels = share(arguments.shard, protocol["noise_levels"])
+    levels = share(arguments.shard, protocol.noise_levels)
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
     with recorded(arguments.record, "asymmetry", spec, inputs) as record:
         record.computed_by(checkpoint.code(arguments.checkpoint))
-        t = np.array([level / protocol["noise_levels"] for level in levels])
+        t = np.array([level / protocol.noise_levels for level in levels])
         values = np.empty((len(levels), 2, len(x_0)))
         for row, level in enumerate(tqdm(levels, mininterval=5.0)):
-            values[row] = _at_level(model, x_0, float(t[row]), protocol, spec["seed"], level)
+            values[row] = _at_level(model, x_0, float(t[row]), protocol, spec.seed, level)
         sigma = model.sde.sigma(torch.from_numpy(t)).numpy()
         write_arrays(arguments.out, t=t, sigma=sigma, values=values)
 
 
 def _at_level(
-    model: ScoreModel, x_0: torch.Tensor, t: float, protocol: dict, seed: int, level: int
+    model: ScoreModel,
+    x_0: torch.Tensor,
+    t: float,
+    protocol: AsymmetryProtocol,
+    seed: int,
+    level: int,
 ) -> np.ndarray:
     """Asym and NAsym of every image at time ``t``; (2, n), float64."""
     z = torch.randn(x_0.shape, generator=generator(seed, "perturb", level))
     probes = generator(seed, "asymmetry", level)
     measure = {
         "exact": exact_asymmetry,
-        "antisymmetric": partial(estimate_asymmetry, probes=protocol["probes"], generator=probes),
+        "antisymmetric": partial(estimate_asymmetry, probes=protocol.probes, generator=probes),
         "trace": partial(one_probe_asymmetry, generator=probes),
-    }[protocol["estimator"]]
+    }[protocol.estimator]
     results = []
-    for x, noise in zip(
-        x_0.split(protocol["batch_size"]), z.split(protocol["batch_size"]), strict=True
-    ):
+    for x, noise in zip(x_0.split(protocol.batch_size), z.split(protocol.batch_size), strict=True):
         times = torch.full((len(x),), t)
         mean, sigma = model.sde.marginal_prob(x, times)
         x_t = mean + bcast(sigma, x) * noise

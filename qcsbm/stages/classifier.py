@@ -8,11 +8,12 @@ import numpy as np
 from qcsbm.data.splits import SPLITS, describe, read
 from qcsbm.quality import classification
 from qcsbm.runtime.provenance import recorded
+from qcsbm.schema.specifications import Classifier
 from qcsbm.stages.arguments import add_data, add_record, add_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Classifier)
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, help="weights to write, safetensors")
     add_record(parser)
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
             np.array(train.images),
             np.array(train.labels),
             levels,
-            arguments.spec["protocol"]["epochs"],
+            arguments.spec.protocol.epochs,
         )
         n = len(test.images)
         share = classification.accuracy(model, np.array(test.images), test.labels, levels)

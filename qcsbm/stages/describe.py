@@ -10,7 +10,7 @@ import json
 
 import torch
 
-from qcsbm.experiment.specification import describe
+from qcsbm.experiment import specification
 from qcsbm.score.models import build
 from qcsbm.stages.cells import add_cell, read_cell
 
@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     experiment, shape = read_cell(arguments)
-    facts = describe(experiment, arguments.dataset, arguments.method)
+    cell = arguments.dataset, arguments.method
     with torch.device("meta"):
-        model = build(shape, **facts.pop("model"))
+        model = build(shape, specification.model(experiment.cells[cell]))
     entries = len(model.network.state_dict())
     counted = {
         "shape": shape,
@@ -31,4 +31,4 @@ def run(arguments: argparse.Namespace) -> None:
         "state_dict_entries": entries + 1,
         "state_dict_entries_counted": f"{entries} of this package's network and sigmas",
     }
-    print(json.dumps(facts | counted, indent=1))
+    print(json.dumps(specification.describe(experiment, *cell) | counted, indent=1))

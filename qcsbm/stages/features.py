@@ -5,21 +5,21 @@ import argparse
 import numpy as np
 
 from qcsbm.data.splits import describe, open_images
-from qcsbm.quality import extractor_weights
+from qcsbm.quality import extractor_weights, feature_file
 from qcsbm.quality.extractors import EXTRACTORS, extract
-from qcsbm.quality.feature_file import Features, write
 from qcsbm.runtime import outside
 from qcsbm.runtime.device import device
 from qcsbm.runtime.files import sha256
 from qcsbm.runtime.shards import share
 from qcsbm.runtime.source_code import stage_digest
+from qcsbm.schema.specifications import Features
 from qcsbm.stages.arguments import add_data, add_output, add_shard, add_spec, existing
 
 BATCH_SIZE = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Features)
     add_data(parser)
     parser.add_argument("--images", type=existing, required=True, help="uint8 images, .npy")
     parser.add_argument("--weights", type=existing, help="weights that the workflow trained")
@@ -30,13 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     images = open_images(arguments.images)
     batches = share(arguments.shard, -(-len(images) // BATCH_SIZE))
-    load = EXTRACTORS[arguments.spec["protocol"]["extractor"]]
+    spec: Features = arguments.spec
+    name = spec.protocol.extractor
+    load = EXTRACTORS[name]
     extractor = load(arguments.weights) if arguments.weights else load()
-    if "outside" in arguments.spec:
-        outside.require(
-            extractor_weights.path(arguments.spec["protocol"]["extractor"]),
-            arguments.spec["outside"]["weights"],
-        )
+    if "weights" in spec.outside:
+        outside.require(extractor_weights.path(name), spec.outside["weights"])
     features = logits = np.empty((0, 0), np.float32)
     if batches:
         features, logits = extract(
@@ -47,4 +46,5 @@ def run(arguments: argparse.Namespace) -> None:
             device(),
         )
     origin = extractor.sha256, sha256(arguments.images), extractor.accuracy
-    write(arguments.out, Features(features, logits, *origin, stage_digest("features")))
+    found = feature_file.Features(features, logits, *origin, stage_digest("features"))
+    feature_file.write(arguments.out, found)

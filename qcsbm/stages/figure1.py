@@ -10,13 +10,14 @@ from qcsbm.report import pages
 from qcsbm.report.figures import motivation, style
 from qcsbm.report.tables import format_value
 from qcsbm.runtime.files import write_text
+from qcsbm.schema.specifications import Figure1
 from qcsbm.stages.arguments import add_spec
 
 ROW = ["field", "epsilon"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Figure1)
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
     parser.add_argument("--starts", type=Path, required=True, help="counts per start to write, CSV")
     parser.add_argument(
@@ -25,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    sizes = arguments.spec["protocol"]["sizes"]
-    seeds = range(1, arguments.spec["protocol"]["starts"] + 1)
+    sizes = arguments.spec.sizes
+    seeds = range(1, arguments.spec.starts + 1)
     starts = pd.concat([gaussian.random_starts(seeds, size) for size in sizes])
     table = compare(starts[starts["h"] == starts["epsilon"].map(gaussian.paper_step_size)])
     starts = starts[starts["epsilon"] > 0]

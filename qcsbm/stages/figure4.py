@@ -9,6 +9,7 @@ from qcsbm.motivation import autoencoder
 from qcsbm.report import pages
 from qcsbm.report.figures import motivation, style
 from qcsbm.runtime.files import write_text
+from qcsbm.schema.specifications import Figure4
 from qcsbm.stages.arguments import add_spec
 
 COLUMNS = {
@@ -24,7 +25,7 @@ COLUMNS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Figure4)
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
     parser.add_argument(
         "--figure", type=Path, required=True, help="picture to write, without suffix"
@@ -32,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    seeds = range(arguments.spec["protocol"]["seeds"])
-    steps = arguments.spec["protocol"]["steps"]
+    seeds = range(arguments.spec.seeds)
+    steps = arguments.spec.steps
     trend = autoencoder.train(seeds, steps=steps)
     tied = autoencoder.train(seeds[:1], tied=True, steps=steps)
     table = outcomes(seeds, trend, tied)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from qcsbm.data.splits import describe
 from qcsbm.report import tables
 from qcsbm.report.figures import frames, runs, style
+from qcsbm.schema.specifications import Figures
 from qcsbm.stages.aggregation import add_records, read_records
 from qcsbm.stages.arguments import add_data
 
@@ -15,55 +16,56 @@ MEASURED = ("likelihood", "asymmetry", "sample", "quality")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_records(parser, "records of all stages")
+    add_records(parser, Figures, "records of all stages")
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write pictures to")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec = arguments.spec
+    spec: Figures = arguments.spec
     records, _ = read_records(arguments)
     for picture, (stages, draw) in PICTURES.items():
         # Of a method that failed there is nothing to draw.
         chosen = {path: record for path, record in records.items() if record["stage"] in stages}
         drawn = {record["method"] for record in chosen.values()}
-        methods = {method: label for method, label in spec["methods"] if method in drawn}
-        controls = {m: control for m, control in spec["controls"].items() if {m, control} <= drawn}
-        figure = draw(chosen, methods, spec | {"controls": controls}) if chosen else style.nothing()
+        methods = {method: label for method, label in spec.methods if method in drawn}
+        controls = {m: control for m, control in spec.controls.items() if {m, control} <= drawn}
+        told = spec.model_copy(update={"controls": controls})
+        figure = draw(chosen, methods, told) if chosen else style.nothing()
         style.save(figure, arguments.out / picture)
-    for sampler in spec["samplers"]:
+    for sampler in spec.samplers:
         figure = _samples(records, sampler, arguments.data, spec)
         style.save(figure, arguments.out / f"figure3_{sampler}")
 
 
-def _asymmetry(records: dict[Path, dict], methods: dict, spec: dict) -> Figure:
-    return runs.asymmetry(frames.noise_levels(records), methods, spec["controls"])
+def _asymmetry(records: dict[Path, dict], methods: dict, spec: Figures) -> Figure:
+    return runs.asymmetry(frames.noise_levels(records), methods, spec.controls)
 
 
-def _learning_curves(records: dict[Path, dict], methods: dict, spec: dict) -> Figure:
-    return runs.learning_curves(frames.curves(records), methods, spec["controls"])
+def _learning_curves(records: dict[Path, dict], methods: dict, spec: Figures) -> Figure:
+    return runs.learning_curves(frames.curves(records), methods, spec.controls)
 
 
-def _metrics_by_seed(records: dict[Path, dict], methods: dict, spec: dict) -> Figure:
+def _metrics_by_seed(records: dict[Path, dict], methods: dict, spec: Figures) -> Figure:
     return runs.metrics_by_seed(tables.tidy(list(records.values())), methods)
 
 
-def _quality_against_compute(records: dict[Path, dict], methods: dict, spec: dict) -> Figure:
+def _quality_against_compute(records: dict[Path, dict], methods: dict, spec: Figures) -> Figure:
     training = [path for path, record in records.items() if record["stage"] == "train"]
     measured = [record for record in records.values() if record["stage"] != "train"]
-    seconds = frames.compute(training, spec["chains"])
+    seconds = frames.compute(training, spec.chains)
     return runs.quality_against_compute(tables.tidy(measured), seconds, methods)
 
 
-def _samples(records: dict[Path, dict], sampler: str, data: Path, spec: dict) -> Figure:
+def _samples(records: dict[Path, dict], sampler: str, data: Path, spec: Figures) -> Figure:
     generated = {
         record["method"]: path.parent / "samples.npy"
         for path, record in records.items()
         if record["stage"] == "sample"
-        and (record["seed"], record["protocol"]["sampler"]) == (spec["seed"], sampler)
+        and (record["seed"], record["protocol"]["sampler"]) == (spec.seed, sampler)
     }
     levels = describe(data).levels
-    return runs.samples(data / "test.npy", generated, dict(spec["methods"]), levels)
+    return runs.samples(data / "test.npy", generated, dict(spec.methods), levels)
 
 
 # What each picture is drawn from, and by what.

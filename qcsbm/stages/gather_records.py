@@ -5,11 +5,12 @@ from pathlib import Path
 
 from qcsbm.report.tables import tidy
 from qcsbm.runtime.files import write_text
+from qcsbm.schema.specifications import Together
 from qcsbm.stages.aggregation import add_records, read_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_records(parser, "records of measuring stages")
+    add_records(parser, Together, "records of measuring stages")
     parser.add_argument("--out", type=Path, required=True, help="CSV to write")
 
 

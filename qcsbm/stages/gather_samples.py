@@ -10,11 +10,12 @@ from qcsbm.runtime import shards
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic
 from qcsbm.runtime.provenance import gathered, read_record
+from qcsbm.schema.specifications import Sample
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_shards, add_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Sample)
     add_data(parser)
     add_shards(parser)
     add_output(parser, "--out", "samples to write, uint8 .npy")
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    n = arguments.spec["protocol"]["samples"]
+    n = arguments.spec.protocol.samples
     records = [read_record(path) for path in arguments.records]
     with (
         gathered(arguments.record, "gather_samples", records, [arguments.out]) as record,

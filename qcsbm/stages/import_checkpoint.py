@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     experiment, shape = read_cell(arguments)
     spec = specification.import_checkpoint(experiment, arguments.dataset, arguments.method)
-    if spec["model"]["parameterisation"] != "score" or spec["model"]["residual"]:
+    if spec.model.parameterisation != "score" or spec.model.residual:
         raise BadInput(
             f"method: found {arguments.method!r}, expected one with parameterisation 'score' and "
             "without residual, as published energies and residuals are not those of this package"
         )
     with torch.device("meta"):
-        model = build(shape, **spec["model"])
+        model = build(shape, spec.model)
     published = read_published(arguments.file, model.network)
     if published.converted:
         logging.warning(
@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
         record.protocol["converted_from"] = list(published.converted)
         record.protocol["parameters"] = sum(p.numel() for p in model.parameters())
         tensors = published.model, published.ema, published.exp_avg, published.exp_avg_sq
-        state = TrainingState(published.step, *map(_prefixed, tensors), spec, code=record.code)
+        state = TrainingState(published.step, *map(_prefixed, tensors))
+        state.spec, state.code = spec.document(), record.code
         checkpoint.save(out, state)
 
 

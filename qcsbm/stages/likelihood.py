@@ -14,25 +14,25 @@ from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
 from qcsbm.sampling.likelihood import nll_bits_per_dim
+from qcsbm.schema.specifications import Likelihood
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
 from qcsbm.training import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_measurement(parser, "bits/dim and evaluations of each image")
+    add_measurement(parser, Likelihood, "bits/dim and evaluations of each image")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec, protocol = arguments.spec, arguments.spec["protocol"]
-    size = protocol["batch_size"]
+    spec: Likelihood = arguments.spec
+    protocol = spec.protocol
+    size = protocol.batch_size
     data = describe(arguments.data)
-    images = first_test_images(arguments.data, protocol["samples"], "likelihood")
+    images = first_test_images(arguments.data, protocol.samples, "likelihood")
     batches = share(arguments.shard, -(-len(images) // size))
-    model = build(data.shape, **spec["model"]).to(device())
-    checkpoint.load_weights(
-        model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
-    )
+    model = build(data.shape, spec.model).to(device())
+    checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
 
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
@@ -41,16 +41,16 @@ def run(arguments: argparse.Namespace) -> None:
         bits, nfe = [np.empty(0)], [np.empty(0, np.int64)]
         for batch in tqdm(batches, mininterval=5.0):
             k = torch.from_numpy(images[batch * size : (batch + 1) * size].copy())
-            x = dequantise(k, data.levels, generator(spec["seed"], "dequantise", batch))
+            x = dequantise(k, data.levels, generator(spec.seed, "dequantise", batch))
             batch_bits, batch_nfe = nll_bits_per_dim(
                 model,
                 model.sde,
                 x.to(device()),
                 data.levels,
-                generator(spec["seed"], "divergence", batch),
-                protocol["divergence"],
-                rtol=protocol["rtol"],
-                atol=protocol["atol"],
+                generator(spec.seed, "divergence", batch),
+                protocol.divergence,
+                rtol=protocol.rtol,
+                atol=protocol.atol,
             )
             bits.append(batch_bits.cpu().double().numpy())
             nfe.append(batch_nfe.cpu().numpy())

@@ -12,26 +12,25 @@ from qcsbm.data.splits import SPLITS, Splits
 from qcsbm.runtime import source_code
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.provenance import provenance
-from qcsbm.schema.document import Dataset
-from qcsbm.schema.reading import parse
+from qcsbm.schema.sources import Fingerprint
+from qcsbm.schema.specifications import Prepare
 from qcsbm.stages.arguments import add_spec
 
 BLOCK = 1024  # images whose levels are looked at together
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Prepare)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    document = {"label": "", "data": arguments.spec["data"]}
-    data = parse(Dataset, "specification", [("", document)]).data
+    spec: Prepare = arguments.spec
+    data = spec.data
     found = raw.fingerprint(data)
-    expected = arguments.spec.get("raw", found)
-    if found != expected:
+    if found != spec.raw:
         raise BadInput(
-            f"{raw.folder(data)}: found {_text(found)}, expected {_text(expected)} as when this "
+            f"{raw.folder(data)}: found {_text(found)}, expected {_text(spec.raw)} as when this "
             "job was planned; run snakemake again"
         )
     code = {"prepare": [source_code.stage_digest("prepare")]}
@@ -48,16 +47,18 @@ def run(arguments: argparse.Namespace) -> None:
     splits.write(
         arguments.out,
         images,
-        specification=arguments.spec,
-        raw=found and {**found, "path": str(raw.folder(data).resolve())},
+        specification=spec.document(),
+        raw=found and {**found.model_dump(), "path": str(raw.folder(data).resolve())},
         provenance=provenance(code),
     )
 
 
-def _text(fingerprint: dict | None) -> str:
+def _text(fingerprint: Fingerprint | None) -> str:
     if fingerprint is None:
         return "no files"
-    return "{files} files of {bytes} bytes with SHA-256 {sha256}".format(**fingerprint)
+    return (
+        f"{fingerprint.files} files of {fingerprint.bytes} bytes with SHA-256 {fingerprint.sha256}"
+    )
 
 
 def _require_measurable(data: Splits) -> None:

@@ -14,11 +14,12 @@ from qcsbm.quality.prdc import precision_recall
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import sha256
 from qcsbm.runtime.provenance import recorded
+from qcsbm.schema.specifications import Quality
 from qcsbm.stages.arguments import add_record, add_spec, existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Quality)
     parser.add_argument(
         "--samples", type=existing, nargs="+", required=True, help="features of samples, all shards"
     )
@@ -36,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    protocol = arguments.spec["protocol"]
+    spec: Quality = arguments.spec
+    protocol = spec.protocol
     samples, reference = _joined(arguments.samples), _joined(arguments.reference)
     if samples.extractor_sha256 != reference.extractor_sha256:
         raise BadInput(
@@ -45,12 +47,12 @@ def run(arguments: argparse.Namespace) -> None:
         )
     n = len(samples.features)
     for what, found in [("generated", n), ("reference", len(reference.features))]:
-        if protocol["neighbours"] >= found:
+        if protocol.neighbours >= found:
             raise BadInput(
-                f"quality.neighbours: found {protocol['neighbours']}, expected fewer than {found}, "
+                f"quality.neighbours: found {protocol.neighbours}, expected fewer than {found}, "
                 f"the number of {what} images"
             )
-    distance_name, score_name = metric_names(protocol["extractor"])
+    distance_name, score_name = metric_names(protocol.extractor)
     with recorded(arguments.record, "quality", arguments.spec, []) as record:
         record.computed_by({"features": f"{samples.code} {reference.code}".split()})
         record.protocol["extractor_sha256"] = samples.extractor_sha256
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         score, score_stderr = inception_score(samples.logits)
         record.metric(score_name, score, score_stderr, n, "1")
-        pr = precision_recall(reference.features, samples.features, k=protocol["neighbours"])
+        pr = precision_recall(reference.features, samples.features, k=protocol.neighbours)
         record.metric("precision", pr.precision, pr.precision_stderr, n, "1")
         record.metric("recall", pr.recall, pr.recall_stderr, n, "1")
 

@@ -18,38 +18,39 @@ from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
 from qcsbm.sampling.samplers import ode_sample, pc_sample
+from qcsbm.schema.specifications import Sample
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
 from qcsbm.training import checkpoint
 
 SAMPLERS = {"pc": pc_sample, "ode": ode_sample}
-OPTIONS = {"pc": ("steps", "snr", "corrector_steps"), "ode": ("rtol", "atol")}
+OPTIONS = {"pc": {"steps", "snr", "corrector_steps"}, "ode": {"rtol", "atol"}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_measurement(parser, "images and evaluations of the shard")
+    add_measurement(parser, Sample, "images and evaluations of the shard")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec, protocol = arguments.spec, arguments.spec["protocol"]
-    size, name = protocol["batch_size"], protocol["sampler"]
-    batches = share(arguments.shard, -(-protocol["samples"] // size))
+    spec: Sample = arguments.spec
+    protocol = spec.protocol
+    size = protocol.settings.batch_size
+    batches = share(arguments.shard, -(-protocol.samples // size))
     data = describe(arguments.data)
-    model = build(data.shape, **spec["model"]).to(device())
-    checkpoint.load_weights(
-        model, arguments.checkpoint, protocol["weights"], protocol["train_steps"]
-    )
+    model = build(data.shape, spec.model).to(device())
+    checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
-    options = {key: protocol[key] for key in OPTIONS[name]}
+    kind = protocol.settings.type
+    options = protocol.settings.model_dump(include=OPTIONS[kind])
 
     images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [np.empty(0)], 0
     with recorded(arguments.record, "sample", spec, [arguments.checkpoint]) as record:
         record.computed_by(checkpoint.code(arguments.checkpoint))
         for batch in tqdm(batches, mininterval=5.0):
-            draws = generator(spec["seed"], "sample", batch)
+            draws = generator(spec.seed, "sample", batch)
             shape = (size, *data.shape)
-            samples = SAMPLERS[name](model, model.sde, shape, draws, **options, device=device())
-            images.append(quantise(samples.x.cpu(), data.levels, protocol["dequantised"]).numpy())
+            samples = SAMPLERS[kind](model, model.sde, shape, draws, **options, device=device())
+            images.append(quantise(samples.x.cpu(), data.levels, protocol.dequantised).numpy())
             nfe.append(samples.nfe.cpu().numpy())
             calls += samples.network_calls
         record.cost["network_calls"] = calls

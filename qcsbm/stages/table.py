@@ -5,11 +5,12 @@ from pathlib import Path
 
 from qcsbm.report import pages, tables
 from qcsbm.runtime.files import write_text
+from qcsbm.schema.specifications import Table
 from qcsbm.stages.aggregation import add_records, read_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_records(parser, "records of measuring stages")
+    add_records(parser, Table, "records of measuring stages")
     parser.add_argument(
         "--out", type=Path, required=True, help="path without suffix of the files to write"
     )
@@ -21,9 +22,9 @@ def run(arguments: argparse.Namespace) -> None:
         write_text(f"{arguments.out}{suffix}", text)
 
 
-def texts(spec: dict, records: list[dict], notes: list[str]) -> dict[str, str]:
+def texts(spec: Table, records: list[dict], notes: list[str]) -> dict[str, str]:
     """The table that ``spec`` describes, by the suffix of its file; ``notes`` stand below it."""
-    sampler = spec["sampler"]
+    sampler = spec.sampler
     title = f"Sample quality, {sampler.upper()} sampler" if sampler else "Likelihood and asymmetry"
     blocks = tables.build(tables.tidy(records), spec, tables.failures(records))
     for block in blocks:

@@ -17,6 +17,7 @@ from qcsbm.quality.prdc import precision_recall
 from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
+from qcsbm.schema.specifications import Toy
 from qcsbm.stages.arguments import add_spec
 
 # Points per noise level, for the NLL, and samples.
@@ -26,20 +27,20 @@ FIELD_TIME = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Toy)
     parser.add_argument("--out", type=Path, required=True, help="field and samples to write, .npz")
     # Its tables and pictures have no place for a reason: here a divergence is the end of the job.
     parser.add_argument("--record", type=Path, required=True, help="JSON record to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec, protocol = arguments.spec, arguments.spec["protocol"]
-    dataset, seed = spec["dataset"], spec["seed"]
+    spec: Toy = arguments.spec
+    protocol, dataset, seed = spec.protocol, spec.dataset, spec.seed
     with recorded(arguments.record, "toy", spec, [], [arguments.out]) as record:
         record.protocol["test_points"] = TEST
-        points = data(dataset, protocol["points"], seed)
+        points = data(dataset, protocol.points, seed)
         model = toy.train(
-            toy.METHODS[spec["method"]], points, protocol["steps"], protocol["batch_size"], seed
+            toy.METHODS[spec.method], points, protocol.steps, protocol.batch_size, seed
         )
         density = toy.oracle(dataset, points)
         levels = toy.evaluate(model, toy.noised_points(density, TEST, seed))

@@ -9,6 +9,7 @@ import pandas as pd
 from qcsbm.report import pages
 from qcsbm.report.tables import format_value, over_seeds, tidy
 from qcsbm.runtime.files import write_text
+from qcsbm.schema.specifications import ToyTable
 from qcsbm.stages.aggregation import add_records, read_records
 
 COLUMNS = {
@@ -30,7 +31,7 @@ NOTES = [
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_records(parser, "records of the stage toy")
+    add_records(parser, ToyTable, "records of the stage toy")
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
 
 

@@ -20,8 +20,7 @@ from qcsbm.runtime.device import device
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic, sha256
 from qcsbm.runtime.provenance import recorded
-from qcsbm.schema.reading import parse
-from qcsbm.schema.training import Regulariser, Training
+from qcsbm.schema.specifications import Train
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_spec, existing
 from qcsbm.training import checkpoint, parallel
@@ -32,7 +31,7 @@ SAVE_EVERY_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser)
+    add_spec(parser, Train)
     add_data(parser)
     parser.add_argument("--init", type=existing, help="checkpoint to start from")
     add_output(parser, "--out", "checkpoint to write")
@@ -41,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec = arguments.spec
-    training, _ = _protocol(spec)
+    spec: Train = arguments.spec
+    processes = spec.protocol.training.processes
     inputs = [arguments.data / "train.npy", *([arguments.init] if arguments.init else [])]
     outputs = [arguments.out, arguments.curve]
     saved = SavedState(arguments.out.with_suffix(".state"), origin(spec, inputs))
 
-    with recorded(arguments.record, "train", spec, inputs, outputs, training.processes) as record:
-        with parallel.processes(training.processes, _train, arguments, saved):
+    with recorded(arguments.record, "train", spec, inputs, outputs, processes) as record:
+        with parallel.processes(processes, _train, arguments, saved):
             record.cost["started_at_step"], state = _train(arguments, saved)
         if arguments.init:
             record.computed_by(checkpoint.code(arguments.init))
@@ -56,51 +55,40 @@ def run(arguments: argparse.Namespace) -> None:
             writer = csv.writer(file)
             writer.writerow(CURVE_COLUMNS)
             writer.writerows(state.curve)
-        state.spec, state.curve, state.code = spec, [], record.code
+        state.spec, state.curve, state.code = spec.document(), [], record.code
         checkpoint.save(arguments.out, state)
     saved.remove()
 
 
-def origin(spec: dict, inputs: list[Path]) -> dict:
+def origin(spec: Train, inputs: list[Path]) -> dict:
     """All that decides what a training ends in: only a state of the same origin is gone on from."""
     code = source_code.stage_digest("train")
-    return {**spec, "inputs": [sha256(path) for path in inputs], "code": code}
+    return {**spec.document(), "inputs": [sha256(path) for path in inputs], "code": code}
 
 
 def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, TrainingState]:
     """What every process of the training does: the step it started from, and its end."""
-    spec = arguments.spec
+    spec: Train = arguments.spec
     data = describe(arguments.data)
-    model = build(data.shape, **spec["model"], seed=spec["seed"]).to(device())
-    training, regulariser = _protocol(spec)
+    model = build(data.shape, spec.model, seed=spec.seed).to(device())
     start = saved.load()
     if start is None and arguments.init:
-        start = checkpoint.load(arguments.init, spec["protocol"].get("start"))
+        start = checkpoint.load(arguments.init, spec.protocol.start)
         checkpoint.require_fit(start, model, arguments.init)
         checkpoint.require_run(arguments.init, spec, ("dataset", "seed", "model"))
     state = train(
         model,
         open_images(arguments.data / "train.npy"),
         data.levels,
-        training,
-        regulariser,
-        spec["seed"],
-        spec["protocol"]["stop"],
+        spec.protocol.training,
+        spec.protocol.regulariser,
+        spec.seed,
+        spec.protocol.stop,
         start,
         saved.save,
         saved.due,
     )
     return start.step if start else 0, state
-
-
-def _protocol(spec: dict) -> tuple[Training, Regulariser | None]:
-    """How the specification says to train, and what L_QC adds to the loss."""
-
-    def part(model: type[Training] | type[Regulariser], key: str) -> Training | Regulariser | None:
-        document = spec["protocol"][key]
-        return document and parse(model, "specification", [(f"protocol.{key}", document)])
-
-    return part(Training, "training"), part(Regulariser, "regulariser")
 
 
 class SavedState:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic
+from qcsbm.schema.specifications import Measured, Run
 
 PARTS = ("model", "ema", "exp_avg", "exp_avg_sq", "qc_grad")
 HEADER = ("step", "spec", "curve", "window", "code")
@@ -101,7 +102,7 @@ def code(path: str | Path) -> dict[str, list[str]]:
     return _header(path).get("code", {})
 
 
-def require_trained(path: str | Path, spec: dict) -> None:
+def require_trained(path: str | Path, spec: Measured) -> None:
     """Refuse a checkpoint of another training than that of the measurement ``spec``.
 
     Nothing is known of files from outside.
@@ -111,28 +112,25 @@ def require_trained(path: str | Path, spec: dict) -> None:
     """
     require_run(path, spec, ("dataset", "method", "seed", "model"))
     found = _header(path)["spec"]
-    if not found or "outside" in spec:
+    if not found or spec.outside:
         return
-    regulariser = found["protocol"].get("regulariser") or {}
+    of_file = found["protocol"].get("regulariser") or {}
+    expected = spec.trained.regulariser.model_dump() if spec.trained.regulariser else {}
     for key in ("weight", "estimator", "probes", "every", "time_sampling"):
-        _require_same(
-            path,
-            f"regulariser.{key}",
-            regulariser.get(key),
-            spec["protocol"].get(f"regulariser_{key}"),
-        )
+        _require_same(path, f"regulariser.{key}", of_file.get(key), expected.get(key))
 
 
-def require_run(path: str | Path, spec: dict, keys: Iterable[str]) -> None:
+def require_run(path: str | Path, spec: Run, keys: Iterable[str]) -> None:
     """Refuse a checkpoint whose training had other values of ``keys`` than ``spec`` has.
 
     Raises:
         BadInput: see above.
     """
     found = _header(path)["spec"]
-    if found and "outside" not in spec:
+    if found and not spec.outside:
+        expected = spec.document()
         for key in keys:
-            _require_same(path, key, found.get(key), spec.get(key))
+            _require_same(path, key, found.get(key), expected.get(key))
 
 
 def _require_same(path: str | Path, key: str, found: object, expected: object) -> None:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from conftest import score_model
 from torch import nn
 
 from qcsbm.conservativeness.asymmetry import (
@@ -56,7 +57,9 @@ def gradient(value, field):
 def network(parameterisation, residual, init_scale=1.0):
     """A U-Net on 1 × 4 × 4 images whose field is far from zero and from symmetric."""
     model = build(
-        (1, 4, 4), parameterisation, residual, dict(NETWORK, init_scale=init_scale), SDE, 0
+        (1, 4, 4),
+        score_model(parameterisation, residual, dict(NETWORK, init_scale=init_scale), SDE),
+        0,
     )
     return model.double().eval()
 

@@ -5,7 +5,6 @@ import functools
 import gzip
 import hashlib
 import http.server
-import json
 import os
 import pickle
 import shutil
@@ -21,7 +20,7 @@ import pytest
 import scipy.io
 import torchvision.datasets
 import yaml
-from conftest import in_process
+from conftest import in_process, preparing
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
@@ -1004,7 +1003,7 @@ def test_every_source_has_a_reader_and_every_reader_a_source():
 
 def prepare(folder, **data):
     """Run the stage, which must end well; the number of levels of what it wrote."""
-    spec = json.dumps({"version": 1, "data": data})
+    spec = preparing(data)
     assert in_process("prepare", "--spec", spec, "--out", folder) == 0
     return splits.describe(folder).levels
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, in_process
+from conftest import ROOT, in_process, preparing
 from PIL import Image
 from safetensors.torch import save
 from torchvision.datasets import CIFAR10, SVHN
@@ -36,11 +36,11 @@ def experiment():
 
 @cache
 def model():
-    return build((1, 8, 8), **specification.train(experiment(), "digits", "u", 0, 60)["model"])
+    return build((1, 8, 8), specification.train(experiment(), "digits", "u", 0, 60).model)
 
 
 def spec(stage, *names):
-    return json.dumps(getattr(specification, stage)(experiment(), *names))
+    return getattr(specification, stage)(experiment(), *names).text()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +85,7 @@ def data(source, files, folder, _):
             path.mkdir()
         else:
             path.write_bytes(content if isinstance(content, bytes) else npy(content))
-    return ["prepare", "--spec", json.dumps({"version": 1, "data": keys}), "--out", "out"]
+    return ["prepare", "--spec", preparing(keys), "--out", "out"]
 
 
 def started(content, folder, prepared):
@@ -123,8 +123,8 @@ def gathered(content, folder, _, stage="gather_records"):
     """Gather the record ``content``, bytes or what differs from a good one."""
     found = content if isinstance(content, bytes) else json.dumps(RECORD | content).encode()
     (folder / "x.json").write_bytes(found)
-    options = {"gather_records": ["{}", "--out"], "cost": [spec("cost"), "--table"]}[stage]
-    return [stage, "--records", "x.json", "--spec", *options, "o"]
+    options = {"gather_records": "--out", "cost": "--table"}[stage]
+    return [stage, "--records", "x.json", "--spec", spec(stage), options, "o"]
 
 
 def learnt(files, folder, prepared):
@@ -853,7 +853,10 @@ ARGUMENTS = {
     },
     "no stage": ([], "the following arguments are required: COMMAND"),
     "unknown stage": (["bogus"], "invalid choice: 'bogus'"),
-    "unknown option": (["prepare", "--spec", "{}", "--out", "x", "--y"], "--y"),
+    "unknown option": (
+        ["prepare", "--spec", preparing({"source": "digits"}), "--out", "x", "--y"],
+        "--y",
+    ),
     "no specification": (["prepare", "--out", "x"], "arguments are required: --spec"),
     "specification that is no JSON": (
         ["prepare", "--spec", "{", "--out", "x"],
@@ -861,7 +864,7 @@ ARGUMENTS = {
     ),
     "specification that is a list": (
         ["prepare", "--spec", "[]", "--out", "x"],
-        "argument --spec: found [], expected a JSON object",
+        "argument --spec: specification: found [], expected: input should be an object",
     ),
     "nested specification": (
         ["prepare", "--spec", DEEP.decode(), "--out", "x"],
@@ -869,18 +872,26 @@ ARGUMENTS = {
     ),
     "specification without data": (
         ["prepare", "--spec", "{}", "--out", "x"],
-        "specification: found no 'data', expected",
+        "specification: version: found nothing, expected a value",
     ),
     "specification without protocol": (
         ["quality", "--spec", "{}", "--samples", CI, "--reference", CI, "--record", "x"],
-        "specification: found no 'protocol', expected",
+        "specification: version: found nothing, expected a value",
     ),
     "file that is gone": (
-        ["gather_records", "--spec", "{}", "--records", "gone.json", "--out", "x"],
+        [
+            "gather_records",
+            "--spec",
+            spec("gather_records"),
+            "--records",
+            "gone.json",
+            "--out",
+            "x",
+        ],
         "argument --records: gone.json: found nothing there, expected",
     ),
     "folder for a record": (
-        ["gather_records", "--spec", "{}", "--records", "/", "--out", "x"],
+        ["gather_records", "--spec", spec("gather_records"), "--records", "/", "--out", "x"],
         "'/'",
     ),
     "dataset that cannot be fetched": (["fetch", "mnist"], "invalid choice: 'mnist'"),

@@ -97,9 +97,7 @@ def test_training_goes_on_from_an_imported_checkpoint(quick):
     assert experiment.predecessor("digits", "u", 60) == ("u", 50)
     assert experiment.predecessor("digits", "u", 70) == ("u", 60)
     assert experiment.imported("digits", "u", 60) is None
-    starts = [
-        train(experiment, "digits", "u", 0, step)["protocol"].get("start") for step in (60, 70)
-    ]
+    starts = [train(experiment, "digits", "u", 0, step).protocol.start for step in (60, 70)]
     assert starts == [50, None]
 
 

@@ -150,7 +150,7 @@ def shards(stem, suffix):
 
 
 def as_json(stage, *names):
-    return json.loads(json.dumps(getattr(specification, stage)(EXPERIMENT, *names)))
+    return getattr(specification, stage)(EXPERIMENT, *names).document()
 
 
 def assert_uses(job, spec, **options):

@@ -258,7 +258,7 @@ def test_a_key_stands_in_the_specification_of_its_stages(section, key):
     value = value[0] if key == "seeds" else value
     for stage in stages:
         before, after = (
-            leaves(SPECIFICATIONS[stage](experiment(section, key, changed)))
+            leaves(SPECIFICATIONS[stage](experiment(section, key, changed)).document())
             for changed in (False, True)
         )
         changes = [item for path, item in after.items() if item != before.get(path)]
@@ -315,7 +315,7 @@ class Stages:
         else:
             self.write_checkpoint(here / "checkpoint", cell(experiment))
             files = [*data, "--checkpoint", here / "checkpoint", "--shard", "1-of-1", "--out", out]
-        spec = json.dumps(SPECIFICATIONS[stage](experiment))
+        spec = SPECIFICATIONS[stage](experiment).text()
         assert in_process(module, "--spec", spec, *files, *record) == 0
         if stage == "quality":
             metrics = json.loads((here / "record").read_text())["metrics"]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, in_process, snakemake
+from conftest import ROOT, in_process, preparing, snakemake
 from safetensors.torch import save_file
 from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -63,12 +63,11 @@ def refusal(capsys):
 
 
 def ci(stage, *names):
-    return json.dumps(getattr(specification, stage)(config.read(CI), *names))
+    return getattr(specification, stage)(config.read(CI), *names).text()
 
 
 def prepare(source, **keys):
-    spec = {"version": 1, "data": {"source": source, **keys}}
-    return ["prepare", "--spec", json.dumps(spec), "--out", "out"]
+    return ["prepare", "--spec", preparing({"source": source, **keys}), "--out", "out"]
 
 
 def put(path, content):

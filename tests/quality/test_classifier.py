@@ -113,7 +113,7 @@ def test_accuracy_of_the_classifier_stands_below_the_table(run, tmp_path, extrac
     assert run(halves(200, 0), halves(80, 1)) == 0
     share = classification.load(tmp_path / "weights")[1]
     assert 0.8 < share <= 1
-    spec = json.dumps(specification.features(EXPERIMENT, extractor))
+    spec = specification.features(EXPERIMENT, extractor).text()
     weights = ["--weights", tmp_path / "weights"] if extractor == "classifier" else []
     # The second shard is empty.
     shards = [tmp_path / f"{i}-of-2.npz" for i in (1, 2)]
@@ -121,14 +121,14 @@ def test_accuracy_of_the_classifier_stands_below_the_table(run, tmp_path, extrac
         images = ["--images", tmp_path / "data/test.npy", "--shard", shard.stem, *weights]
         options = ["--spec", spec, "--data", tmp_path / "data", *images, "--out", shard]
         assert in_process("features", *options) == 0
-    document = specification.quality(EXPERIMENT, *CELL)
+    document = specification.quality(EXPERIMENT, *CELL).document()
     document["protocol"]["extractor"] = extractor
     options = ["--samples", *shards, "--reference", *shards, "--record", tmp_path / "quality"]
     assert in_process("quality", "--spec", json.dumps(document), *options) == 0
     record = provenance.read_record(tmp_path / "quality")
     protocol = record["protocol"]
     assert protocol.get("extractor_accuracy") == (share if weights else None)
-    spec = json.dumps(specification.table(EXPERIMENT, "table3") | expecting([record]))
+    spec = json.dumps(specification.table(EXPERIMENT, "table3").document() | expecting([record]))
     options = ["--records", tmp_path / "quality", "--out", tmp_path / "table"]
     assert in_process("table", "--spec", spec, *options) == 0
     note = f"extractor classifier, extractor accuracy {share:g}, reference train"

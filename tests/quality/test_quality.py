@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import in_process
+from conftest import ROOT, in_process
 
+from qcsbm.experiment import config, specification
 from qcsbm.quality import feature_file
 from qcsbm.quality.frechet import feature_statistics, frechet_distance, frechet_estimate
 from qcsbm.quality.inception_score import inception_score
@@ -16,13 +17,8 @@ from qcsbm.quality.prdc import precision_recall
 from qcsbm.runtime import provenance
 from qcsbm.runtime.files import sha256
 
-SPEC = {
-    "version": 1,
-    "dataset": "digits",
-    "method": "u",
-    "seed": 0,
-    "protocol": {"extractor": "inception", "neighbours": 3},
-}
+PAPER = config.read(ROOT / "config/paper.yaml")
+SPEC = specification.quality(PAPER, "cifar10", "u", 0, "pc")
 
 
 @pytest.fixture
@@ -37,7 +33,7 @@ def features(tmp_path):
 
 def arguments(folder):
     files = ["--samples", folder / "samples.npz", "--reference", folder / "real.npz"]
-    return ["quality", "--spec", json.dumps(SPEC), *files, "--record", folder / "quality.json"]
+    return ["quality", "--spec", SPEC.text(), *files, "--record", folder / "quality.json"]
 
 
 def quality(folder, statistics):

@@ -11,13 +11,15 @@ from qcsbm.experiment import specification
 from qcsbm.experiment.config import read
 from qcsbm.report import claims, tables
 from qcsbm.report.claims import FAILS, HOLDS, UNDECIDED, judge
+from qcsbm.schema.specifications import Claims, Compared, ComparedDataset
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = [
-    ["conservative", "c", "u", "C against U"],
-    ["regularised", "qc", "u", "QC against U"],
+    Compared(kind="conservative", method="c", control="u", subject="C against U"),
+    Compared(kind="regularised", method="qc", control="u", subject="QC against U"),
 ]
-SPEC = {"datasets": [["digits", "Digits", COMPARISONS]], "samplers": ["pc"], "alone": []}
+DIGITS = ComparedDataset(dataset="digits", label="Digits", comparisons=COMPARISONS)
+SPEC = Claims(version=1, datasets=[DIGITS], samplers=["pc"], alone=[])
 
 # What U has, and what C and QC have added to it, or multiplied it by, on each of three seeds.
 U = {"nll": 3.0, "asym": 1e5, "nasym": 1e-2, "fd": 50.0, "cs": 7.0, "precision": 0.5, "recall": 0.9}
@@ -236,7 +238,8 @@ def test_nothing_converged_leaves_the_claim_on_tying_undecided():
 
 
 def test_the_papers_own_tables_are_undecided_with_their_effects():
-    spec = {"datasets": [["cifar10", "CIFAR-10", []], ["digits", "Digits", []]]}
+    cifar10 = ComparedDataset(dataset="cifar10", label="CIFAR-10", comparisons=[])
+    spec = SPEC.model_copy(update={"datasets": [cifar10, DIGITS]})
     judgements = claims.of_the_paper(spec)
     assert {j.verdict for j in judgements} == {UNDECIDED}
     assert {j.topic for j in judgements} == {"CIFAR-10: the paper's own numbers"}
@@ -248,13 +251,13 @@ def test_the_papers_own_tables_are_undecided_with_their_effects():
 
 def test_every_regularised_or_conservative_model_is_compared_with_one_trained_alike():
     spec = specification.claims(read(ROOT / "config/paper.yaml"))
-    pairs = {(method, control) for _, method, control, _ in spec["datasets"][0][2]}
+    pairs = {(c.method, c.control) for c in spec.datasets[0].comparisons}
     assert pairs == {("c", "u"), ("qc_k16", "u_b8"), ("qc", "u"), ("qcplus", "u")}
-    assert spec["alone"] == [] and spec["samplers"] == ["ode", "pc"]
+    assert spec.alone == [] and spec.samplers == ["ode", "pc"]
 
 
 def test_page_and_document_say_the_same(metrics):
-    spec = {**SPEC, "alone": ["C on Patches"]}
+    spec = SPEC.model_copy(update={"alone": ["C on Patches"]})
     judgements = claims.about_models(metrics, spec)
     summary, *tables_of_claims = claims.sections(judgements, spec)
     counts = {row[0]: row[1:] for row in summary.rows}

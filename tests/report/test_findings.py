@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import score_model
 
 from qcsbm.conservativeness.asymmetry import antisymmetric_estimate, trace_estimate
 from qcsbm.conservativeness.products import rademacher, vjp_jvp
@@ -15,7 +16,7 @@ SDE = dict(sigma_min=0.01, sigma_max=5.0)
 
 def energy_model(init_scale):
     network = {**NETWORK, "init_scale": init_scale}
-    return build((1, 8, 8), "energy", False, network, SDE, seed=0)
+    return build((1, 8, 8), score_model("energy", False, network, SDE), seed=0)
 
 
 def images(n=4):

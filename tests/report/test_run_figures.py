@@ -304,6 +304,7 @@ def finished(tmp_path, curves):
 
 def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished, tmp_path):
     spec = {
+        "version": 1,
         **expecting(json.loads(path.read_text()) for path in finished),
         "methods": [["c", "C"], ["u", "U"], ["qc", "QC"]],
         "seed": 0,

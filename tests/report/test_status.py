@@ -55,6 +55,7 @@ def put_training(experiment, run, start, stop, wall_s, dsm):
     """Record and curve of a training from ``start`` to ``stop`` that took ``wall_s`` seconds."""
     dataset, method, seed = run.split("/")
     spec = specification.train(experiment, dataset, method, int(seed.removeprefix("seed")), stop)
+    spec = spec.document()
     record = {"stage": "train", "specification": spec, "metrics": [], "protocol": {"stop": stop}}
     record["cost"] = {"wall_s": wall_s, "started_at_step": start}
     put(f"runs/{run}/step{stop}.json", json.dumps(record))
@@ -267,13 +268,13 @@ def test_stages_that_are_split_are_judged_by_their_present_shards(experiment):
     put(f"logs/{U}/likelihood.2-of-3.log", "qcsbm likelihood: no disk\n", age=30)
     assert of(experiment, "likelihood") == status.Status("failed", "no disk")
     put(f"logs/{U}/gather_likelihood.log", "")
-    spec = specification.likelihood(experiment, "digits", "u", 0)
+    spec = specification.likelihood(experiment, "digits", "u", 0).document()
     put(f"runs/{U}/likelihood.json", json.dumps({"specification": spec}))
     assert of(experiment, "likelihood").state == "done"
 
 
 def test_a_record_of_another_specification_is_stale(experiment):
-    spec = specification.likelihood(experiment, "digits", "u", 0)
+    spec = specification.likelihood(experiment, "digits", "u", 0).document()
     spec["protocol"]["rtol"] /= 2
     put(f"runs/{U}/likelihood.json", json.dumps({"specification": spec}))
     assert of(experiment, "likelihood").state == "stale"
@@ -321,7 +322,7 @@ def test_imported_checkpoints_are_not_trained(experiment):
 
 def test_a_real_training_is_running_until_it_is_interrupted(experiment):
     # The specification asks for steps without end; the file names are those of 60 steps.
-    spec = specification.train(experiment, "digits", "c", 0, 60)
+    spec = specification.train(experiment, "digits", "c", 0, 60).document()
     spec["protocol"]["stop"] = 10**6
     prepared = specification.prepare(experiment, "digits")
     prepare.run(argparse.Namespace(spec=prepared, out=Path("data")))

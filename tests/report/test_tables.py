@@ -12,6 +12,7 @@ from qcsbm.experiment import config, paper_rows, specification
 from qcsbm.report import pages
 from qcsbm.report.tables import build, flat, format_value, latex, over_seeds, sections, tidy
 from qcsbm.runtime import failure
+from qcsbm.schema.specifications import Table
 
 # By method, metric and seed. No mean is a median, no asym a multiple of nasym, and no two columns
 # or rows are alike.
@@ -65,6 +66,12 @@ def records():
                 metrics = {m: v[i] for m, v in VALUES[method].items() if STAGES[m] == stage}
                 rows.append(record(stage, method, seed, metrics, **trained, **protocol))
     return rows
+
+
+def table(spec):
+    """What the stage is told, where records are not compared with it."""
+    told = {"version": 1, "strict": False, "seeds": {}, "records": {}}
+    return Table.model_validate_json(json.dumps(told | spec))
 
 
 @pytest.fixture
@@ -148,20 +155,20 @@ def words(text):
 
 
 def test_page_has_every_mean_and_error_in_its_place_and_says_what_it_is_of(records, spec):
-    text = markdown("Title", build(tidy(records), spec, {}))
+    text = markdown("Title", build(tidy(records), table(spec), {}))
     grid = [line for line in words(text) if not line.startswith("|:")]
     assert grid == [line for line in words(MARKDOWN) if not line.startswith("|:")]
 
 
 def test_latex_is_the_same_table(records, spec):
-    text = latex(build(tidy(records), spec, {}))
+    text = latex(build(tidy(records), table(spec), {}))
     assert words(text) == words(LATEX) and text.isascii()
 
 
 def test_latex_has_no_character_that_it_cannot_set(records, spec):
     label = r"a&b 50% c_d #1 $x$ {y} ~z ^w \v"
     spec["methods"]["digits"] = [["u", label]]
-    row = latex(build(tidy(records), spec, {})).splitlines()[5]
+    row = latex(build(tidy(records), table(spec), {})).splitlines()[5]
     assert row.split(" & 3.4")[0].strip() == (
         r"a\&b 50\% c\_d \#1 \$x\$ \{y\} \textasciitilde{}z \textasciicircum{}w"
         r" \textbackslash{}v"
@@ -169,7 +176,7 @@ def test_latex_has_no_character_that_it_cannot_set(records, spec):
 
 
 def test_csv_has_the_unrounded_numbers_in_their_columns(records, spec):
-    frame = flat(build(tidy(records), spec, {}))
+    frame = flat(build(tidy(records), table(spec), {}))
     columns = ["nll", "nll_stderr", "asym", "asym_stderr", "nasym", "nasym_stderr"]
     assert list(frame) == ["dataset", "method", "label", "seeds", *columns]
     assert frame[["dataset", "method", "label", "seeds"]].to_numpy().tolist() == [
@@ -188,22 +195,22 @@ def test_csv_has_the_unrounded_numbers_in_their_columns(records, spec):
 
 def test_a_cell_over_fewer_seeds_than_its_row_says_so(records, spec):
     kept = [r for r in records if (r["stage"], r["method"], r["seed"]) != ("likelihood", "u", 7)]
-    (block,) = build(tidy(kept), spec, {})
+    (block,) = build(tidy(kept), table(spec), {})
     assert "U-Net: nll is over 2 of 3 seeds." in block.notes
     assert block.cells["u", "nll"][0] == pytest.approx(3.15) and block.seeds["u"] == 3
 
 
 def test_records_of_other_methods_do_not_enter(records, spec):
     other = record("likelihood", "qc_k16", 3, {"nll": 1.0}, **QC, rtol=1.0, atol=1.0)
-    expected = build(tidy(records), spec, {})
-    assert build(tidy([other, *records]), spec, {}) == expected
+    expected = build(tidy(records), table(spec), {})
+    assert build(tidy([other, *records]), table(spec), {}) == expected
 
 
 def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
     for found in records:
         if found["method"] == "qc" and found["stage"] == "likelihood":
             found["protocol"]["rtol"] = 1e-4
-    (block,) = build(tidy(records), spec, {})
+    (block,) = build(tidy(records), table(spec), {})
     assert "Likelihood: rtol 0.0001 (QC⁺) / 0.001 (U-Net)." in block.notes
 
 
@@ -216,8 +223,7 @@ def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
                 "regulariser_every": 4,
                 "regulariser_time_sampling": "importance",
             },
-            "L_QC with λ = 0.01, trace, 16 probes, every 4 steps, t by importance sampling, started "
-            "from",
+            "L_QC with λ = 0.01, trace, 16 probes, every 4 steps, t by importance sampling, ",
         ),
         (
             {"regulariser_batch_size": 8, "regulariser_weight": 1e-4},
@@ -235,13 +241,15 @@ def test_notes_say_how_a_model_was_trained(records, spec, changes, sentence):
     for found in records:
         if found["method"] == "qc":
             found["protocol"] |= changes
-    (note,) = [n for n in build(tidy(records), spec, {})[0].notes if n.startswith("QC⁺: L_QC")]
+    (note,) = [
+        n for n in build(tidy(records), table(spec), {})[0].notes if n.startswith("QC⁺: L_QC")
+    ]
     assert sentence in note
 
 
 def test_models_of_two_trainings_in_one_row_are_both_described(records, spec):
     records[-1]["protocol"]["regulariser_weight"] = 0.5
-    training = [n for n in build(tidy(records), spec, {})[0].notes if n.startswith("QC⁺: ")]
+    training = [n for n in build(tidy(records), table(spec), {})[0].notes if n.startswith("QC⁺: ")]
     assert ["0.01," in note for note in training] == [True, False] and "0.5," in training[1]
 
 
@@ -296,7 +304,7 @@ def test_every_measurement_says_how_its_model_was_trained(edited, stage):
 def test_of_an_imported_model_the_file_is_all_that_is_known(spec):
     facts = {key: U[key] for key in ("train_steps", "parameterisation", "residual")}
     facts["started_from"] = "a/u.safetensors@1200"
-    (block,) = build(tidy([record("likelihood", "u", 0, {"nll": 1.5}, **facts)]), spec, {})
+    (block,) = build(tidy([record("likelihood", "u", 0, {"nll": 1.5}, **facts)]), table(spec), {})
     assert (
         "U-Net: a score, imported from a/u.safetensors at step 1200; how it was trained is not "
         "known here." in block.notes
@@ -310,7 +318,7 @@ def test_table_of_samples_shows_the_names_of_the_extractor_that_was_used(spec):
         record("quality", "u", 0, quality, sampler="pc", extractor="classifier"),
         record("quality", "u", 0, dict(quality, fd=9.0), sampler="ode", extractor="classifier"),
     ]
-    block = build(tidy(rows), {**spec, "sampler": "pc"}, {})[0]
+    block = build(tidy(rows), table({**spec, "sampler": "pc"}), {})[0]
     assert block.metrics == ["nfe", "fd", "cs", "precision", "recall"]
     assert {metric: block.cells["u", metric] for metric in block.metrics} == {
         metric: (value, None) for metric, value in {"nfe": 100.0, **quality}.items()
@@ -329,7 +337,7 @@ def test_stages_write_what_the_functions_return(records, spec, tmp_path):
     arguments = ["--records", *paths, "--out", tmp_path / "table2"]
     told = expecting(records)
     assert in_process("table", "--spec", json.dumps(spec | told), *arguments) == 0
-    blocks = build(tidy(records), spec, {})
+    blocks = build(tidy(records), table(spec), {})
     written = {
         suffix: (tmp_path / f"table2.{suffix}").read_text() for suffix in ("md", "csv", "tex")
     }
@@ -434,7 +442,7 @@ def paper(changes=()):
 def test_numbers_of_table_2_stand_beside_ours(records):
     spec = specification.table(paper(), "table2")
     rows = [{**row, "method": "qc_k16"} if row["method"] == "qc" else row for row in records]
-    text = markdown("T", build(tidy(on("cifar10", rows)), spec, {}))
+    text = markdown("T", build(tidy(on("cifar10", rows)), table(spec), {}))
     name = "QC-NCSN++ (K = 16, batch 8)"
     assert paper_lines(text) == [
         ["U-NCSN++", "NLL (bits/dim) ↓", "3.46", "3.4 ± 0.3", "-0.1 ± 0.3"],
@@ -477,7 +485,7 @@ def test_numbers_of_table_3_stand_beside_the_same_sampler_only():
 
 def beside(experiment, table, dataset="cifar10"):
     """The methods of a table that the paper's numbers stand beside."""
-    rows = specification.table(experiment, table)["paper"][dataset]
+    rows = specification.table(experiment, table).paper[dataset]
     return {method: row["kind"] for method, row in rows.items() if not row["differences"]}
 
 
@@ -590,11 +598,11 @@ def test_notes_say_how_biased_distances_and_scores_are(spec):
             ("c", 0, 60.0, 51.5 - shift),
         )
     ]
-    (block,) = build(tidy(records), spec, {})
+    (block,) = build(tidy(records), table(spec), {})
     assert block.metrics == ["fd", "cs"]
     size = ", by an estimated 7 (U-Net), 8.50 (C)"
     rest = "; `fd_infinity` in `metrics.csv` is without this bias, and noisier."
     assert f"FD of 8 samples is too large on average{size}{rest}" in block.notes
     assert any(note.startswith("CS of 8 samples is too small on average") for note in block.notes)
-    likelihoods = build(tidy(records), {**spec, "sampler": None}, {})[0].notes
+    likelihoods = build(tidy(records), table({**spec, "sampler": None}), {})[0].notes
     assert not any("on average" in note for note in likelihoods)

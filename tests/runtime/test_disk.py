@@ -31,9 +31,10 @@ def command(stage, tiny, inputs, disk):
         "train": lambda: specification.train(tiny, *CELL, 40),
         "sample": lambda: specification.sample(tiny, *CELL, "pc"),
         "features": lambda: specification.features(tiny, "efficientnet_lite0"),
-    }[stage]()
+    }[stage]().document()
     if stage == "sample":
-        spec["protocol"] |= {"samples": 400, "batch_size": 400, "steps": 2}
+        spec["protocol"]["samples"] = 400
+        spec["protocol"]["settings"] |= {"batch_size": 400, "steps": 2}
     if stage == "train":
         spec["protocol"]["stop"] = 2
     data = ["--data", inputs / "data"]

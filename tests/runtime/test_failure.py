@@ -1,6 +1,5 @@
 """Computations that fail: the reason goes where the result would have gone."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,10 +10,12 @@ import pytest
 import yaml
 from conftest import ROOT, in_process, snakemake
 
+from qcsbm.experiment import config, specification
 from qcsbm.report import tables
 from qcsbm.runtime import failure, provenance
+from qcsbm.schema.specifications import Table
 
-SPEC = {"version": 1, "dataset": "digits", "method": "c", "seed": 3, "protocol": {"stop": 9}}
+SPEC = specification.likelihood(config.read(ROOT / "config/ci.yaml"), "digits", "c", 3)
 
 
 def test_a_reason_is_read_back_and_other_files_have_none(tmp_path):
@@ -35,7 +36,7 @@ def test_a_stage_passes_on_the_reason_that_it_is_given(tmp_path):
     failure.write([checkpoint], "it diverged", SPEC)
     arguments = ["--data", tmp_path, "--checkpoint", checkpoint, "--shard", "1-of-1"]
     arguments += ["--out", out, "--record", record]
-    assert in_process("likelihood", "--spec", json.dumps(SPEC), *arguments) == 0
+    assert in_process("likelihood", "--spec", SPEC.text(), *arguments) == 0
     assert failure.read(out) == failure.read(record) == "it diverged"
 
 
@@ -44,15 +45,20 @@ def test_a_table_shows_the_numbers_that_there_are_and_why_others_are_not(tmp_pat
     nll = {"name": "nll", "value": 2.5, "stderr": None, "n": 1, "unit": "bits/dim"}
     records = [
         provenance.read_record(tmp_path / "c.json"),
-        {**SPEC, "method": "u", "stage": "likelihood", "metrics": [nll], "protocol": {}},
+        {
+            **{"dataset": "digits", "method": "u", "seed": 3},
+            **{"stage": "likelihood", "metrics": [nll], "protocol": {}},
+        },
     ]
-    spec = {
-        "sampler": None,
-        "datasets": {"digits": "Digits"},
-        "methods": {"digits": [["c", "C"], ["u", "U"]]},
-        "names": {"digits": {"c": "C", "u": "U"}},
-        "paper": {"digits": {}},
-    }
+    spec = Table(
+        version=1,
+        **{"strict": False, "seeds": {}, "records": {}},
+        sampler=None,
+        datasets={"digits": "Digits"},
+        methods={"digits": [("c", "C"), ("u", "U")]},
+        names={"digits": {"c": "C", "u": "U"}},
+        paper={"digits": {}},
+    )
     (block,) = tables.build(tables.tidy(records), spec, tables.failures(records))
     assert block.cells["u", "nll"] == (2.5, None) and block.cells["c", "nll"] is None
     assert "C, seed 3: training diverged: dsm is inf at step 7." in block.notes
@@ -89,7 +95,7 @@ def planted(tmp_path):
 
     def run(error):
         (tmp_path / "planted.py").write_text(PLANTED.format(error=error))
-        command = ["planted.py", "gather_likelihood", "--spec", json.dumps(SPEC)]
+        command = ["planted.py", "gather_likelihood", "--spec", SPEC.text()]
         command += ["--shards", "planted.py", "--records", "planted.py"]
         command += ["--out", "bits.npy", "--record", "record.json"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import in_process
+from conftest import in_process, preparing, score_model
 
 from qcsbm import cli
+from qcsbm.experiment import config, specification
 from qcsbm.score.models import build
 from qcsbm.training import checkpoint
 from qcsbm.training.published import published_names
@@ -29,7 +30,7 @@ def qcsbm(*arguments, cwd=ROOT):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    spec = json.dumps({"version": 1, "data": {"source": "digits", "test": 360}})
+    spec = preparing({"source": "digits", "test": 360})
     assert qcsbm("prepare", "--spec", spec, "--out", folder).returncode == 0
     return folder
 
@@ -59,8 +60,8 @@ def test_prepared_digits_are_those_of_scikit_learn(data):
     [
         (["bogus"], "invalid choice: 'bogus'"),
         (["prepare", "--spec", "{", "--out", "x"], "found no JSON"),
-        (["prepare", "--spec", "[]", "--out", "x"], "expected a JSON object"),
-        (["gather_records", "--spec", "{}", "--records", "gone.json", "--out", "x"], "gone.json"),
+        (["prepare", "--spec", "[]", "--out", "x"], "expected: input should be an object"),
+        (["gather_records", "--records", "gone.json", "--spec", "{}", "--out", "x"], "gone.json"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, sentence, tmp_path):
@@ -76,7 +77,7 @@ def test_damaged_input_file_is_one_sentence_and_leaves_nothing(data, tmp_path):
     arguments = [
         "gather_records",
         "--spec",
-        "{}",
+        specification.gather_records(config.read(ROOT / "config/ci.yaml")).text(),
         "--records",
         broken,
         "--out",
@@ -117,7 +118,7 @@ def published(tmp_path_factory):
     """A model of the ci tier and, in the published layout, the file that has its weights."""
     experiment = yaml.safe_load((ROOT / "config/ci.yaml").read_text())
     digits = experiment["datasets"]["digits"]
-    model = build((1, 8, 8), "score", False, digits["network"], digits["sde"], seed=0)
+    model = build((1, 8, 8), score_model("score", False, digits["network"], digits["sde"]), seed=0)
     state = model.network.state_dict()
     contents = {"model": {"sigmas": torch.ones(3)}, "ema": {"num_updates": 60}}
     for ours, name in published_names(model.network).items():

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import in_process
+from conftest import ROOT, in_process
 
-from qcsbm.experiment import specification
+from qcsbm.experiment import config, specification
 from qcsbm.runtime import provenance, shards
 
 CELL = ("digits", "u", 0)
@@ -34,7 +34,7 @@ def measure(stage, spec, inputs, folder, n):
     records = [file.with_suffix(".json") for file in files]
     for file, record in zip(files, records, strict=True):
         arguments = [*options, "--shard", file.stem, "--out", file, "--record", record]
-        assert in_process(stage, "--spec", json.dumps(spec), *arguments) == 0
+        assert in_process(stage, "--spec", spec.text(), *arguments) == 0
     gather = {
         "sample": ["gather_samples", "--data", inputs / "data", "--out"],
         "likelihood": ["gather_likelihood", "--out"],
@@ -43,7 +43,7 @@ def measure(stage, spec, inputs, folder, n):
     result, record = folder / str(n) / "result", folder / str(n) / "record"
     parts = ["--shards", *files, "--records", *records]
     stage, *rest = gather
-    arguments = [*rest, result, "--spec", json.dumps(spec), *parts, "--record", record]
+    arguments = [*rest, result, "--spec", spec.text(), *parts, "--record", record]
     assert in_process(stage, *arguments) == 0
     return result, provenance.read_record(record)
 
@@ -72,9 +72,9 @@ def test_features_and_quality_do_not_depend_on_the_number_of_shards(
     monkeypatch.setattr("qcsbm.stages.features.BATCH_SIZE", 4)
     images = tmp_path / "images.npy"
     np.save(images, np.load(inputs / "data" / "test.npy")[:10])
-    spec = json.dumps(specification.features(tiny, "efficientnet_lite0"))
+    spec = specification.features(tiny, "efficientnet_lite0").text()
     options = ["--spec", spec, "--data", inputs / "data", "--images", images]
-    quality = json.dumps(specification.quality(tiny, *CELL, "pc"))
+    quality = specification.quality(tiny, *CELL, "pc").text()
     found = []
     for n in (1, 2, 5):
         files = [tmp_path / f"{i}-of-{n}.npz" for i in range(1, n + 1)]
@@ -96,7 +96,7 @@ def test_shards_of_different_measurements_are_not_put_together(tiny, inputs, tmp
     (tmp_path / "2-of-2.json").write_text(json.dumps(other))
     arguments = ["--shards", tmp_path / "1-of-2.npz", tmp_path / "2-of-2.npz"]
     arguments += ["--records", tmp_path / "1-of-2.json", tmp_path / "2-of-2.json"]
-    arguments += ["--spec", json.dumps(spec), "--out", tmp_path / "out.npy"]
+    arguments += ["--spec", spec.text(), "--out", tmp_path / "out.npy"]
     capsys.readouterr()
     assert in_process("gather_likelihood", *arguments, "--record", tmp_path / "out.json") == 2
     message = capsys.readouterr().err
@@ -108,10 +108,11 @@ def gathered(stage, output, tmp_path, **arrays):
     """Gather one shard of ``arrays``: exit status, record and output."""
     shard, record = tmp_path / "shard.npz", tmp_path / "shard.json"
     np.savez(shard, **arrays)
-    with provenance.recorded(record, stage, {"protocol": {}, "seed": 3}, []):
+    spec = getattr(specification, stage)(config.read(ROOT / "config/ci.yaml"), "digits", "u", 3)
+    with provenance.recorded(record, stage, spec, []):
         pass
     out, whole = tmp_path / "out", tmp_path / "whole.json"
-    arguments = ["--spec", "{}", "--shards", shard, "--records", record, output, out]
+    arguments = ["--spec", spec.text(), "--shards", shard, "--records", record, output, out]
     status = in_process(f"gather_{stage}", *arguments, "--record", whole)
     metrics = provenance.read_record(whole)["metrics"] if whole.exists() else []
     return status, {metric["name"]: metric for metric in metrics}, out

@@ -5,8 +5,6 @@ far from zero, there are two batches of everything, the second not full, and the
 and of the reference differ.
 """
 
-import json
-
 import numpy as np
 import pandas as pd
 import plain
@@ -92,7 +90,7 @@ def cell(method):
 
 
 def spec(stage, *names):
-    return json.dumps(getattr(specification, stage)(EXPERIMENT, *names))
+    return getattr(specification, stage)(EXPERIMENT, *names).text()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +136,9 @@ def measured(digits, tmp_path):
     def run(stage, method, *names):
         (tmp_path / "data").symlink_to(digits)
         write_checkpoint(tmp_path / "step60.safetensors", method, cell(method).steps)
-        specified = getattr(specification, stage)(EXPERIMENT, "digits", method, SEED, *names)
+        specified = getattr(specification, stage)(
+            EXPERIMENT, "digits", method, SEED, *names
+        ).document()
         result, record = measure(stage, specified, tmp_path, tmp_path, 1)
         section = {"sample": "quality"}.get(stage, stage)
         part = getattr(cell(method), section).weights

@@ -39,7 +39,7 @@ def spec(tiny, method, processes, stop, **training):
     cell |= {**METHODS[method], "training": training, "steps": stop, "checkpoints": []}
     cells = {("digits", method): Cell.model_validate(cell)}
     experiment = config.Experiment(tiny.tier, tiny.datasets, {}, [method], cells, {}, None, False)
-    return specification.train(experiment, "digits", method, 0, stop)
+    return specification.train(experiment, "digits", method, 0, stop).document()
 
 
 def command(spec, inputs, folder):

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from conftest import score_model
 
 from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.quantisation import to_unit
@@ -31,7 +32,9 @@ def images():
 
 
 def fresh(parameterisation="score"):
-    return build(SHAPE, parameterisation, parameterisation == "energy", NETWORK, SDE, seed=3)
+    return build(
+        SHAPE, score_model(parameterisation, parameterisation == "energy", NETWORK, SDE), seed=3
+    )
 
 
 def run(images, stop, state=None, regulariser=None, **options):
@@ -218,7 +221,7 @@ def test_damaged_or_foreign_checkpoint_is_refused(images, tmp_path):
     with pytest.raises(ValueError, match=r"x.safetensors: found no usable checkpoint"):
         checkpoint.load(path)
     path.write_bytes(whole)
-    wider = build(SHAPE, "score", False, dict(NETWORK, nf=16), SDE)
+    wider = build(SHAPE, score_model("score", False, dict(NETWORK, nf=16), SDE))
     with pytest.raises(ValueError, match=r"tensor .*: found \(.*\), expected \(.*\)"):
         checkpoint.load_weights(wider, path, "ema")
 
@@ -262,7 +265,7 @@ def test_dsm_is_half_the_squared_denoising_error():
 
 def test_loss_gradient_equals_finite_differences_through_the_regulariser():
     model = build(
-        SHAPE, "score", False, dict(NETWORK, dropout=0.0, init_scale=1.0), SDE, 3
+        SHAPE, score_model("score", False, dict(NETWORK, dropout=0.0, init_scale=1.0), SDE), 3
     ).double()
     g = generator(0, "gradient")
     x_0 = torch.rand(2, *SHAPE, dtype=torch.float64, generator=g)
@@ -290,7 +293,7 @@ def test_loss_gradient_equals_finite_differences_through_the_regulariser():
 
 def test_regularising_a_part_of_the_batch_leaves_the_rest_to_dsm():
     model = build(
-        SHAPE, "score", False, dict(NETWORK, dropout=0.0, init_scale=1.0), SDE, 3
+        SHAPE, score_model("score", False, dict(NETWORK, dropout=0.0, init_scale=1.0), SDE), 3
     ).double()
     g = generator(0, "part")
     x_0 = torch.rand(6, *SHAPE, dtype=torch.float64, generator=g)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import score_model
 
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.seeding import derive, generator, permutation
@@ -82,7 +83,9 @@ def images():
 
 def trained(case, images, stop, regulariser, state=None):
     parameterisation = "energy" if case.energy else "score"
-    model = build(SHAPE, parameterisation, case.residual, case.network, SDE, seed=case.seed)
+    model = build(
+        SHAPE, score_model(parameterisation, case.residual, case.network, SDE), seed=case.seed
+    )
     # As a model is left by whoever measured it.
     model.eval()
     return training.train(

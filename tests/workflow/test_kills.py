@@ -54,7 +54,7 @@ def test_jobs_that_were_killed_end_in_the_same_bytes(
 ):
     monkeypatch.setattr(train, "SAVE_EVERY_S", 0.0)
     more = {"sample": ("pc",), "train": (40,)}.get(stage, ())
-    spec = getattr(specification, stage)(tiny, *CELL, *more)
+    spec = getattr(specification, stage)(tiny, *CELL, *more).document()
     whole, results = tmp_path / "whole", tmp_path / "killed"
     command, expected = arguments(stage, spec, inputs, whole)
     start = time.monotonic()

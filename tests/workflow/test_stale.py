@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, in_process, snakemake
+from conftest import ROOT, in_process, preparing, snakemake
 
 from qcsbm.data import raw
 from qcsbm.experiment import agreement, config, specification
@@ -56,7 +56,7 @@ def interrupt(command, monkeypatch, step):
 def training(tiny, inputs, tmp_path):
     """A short training on data of its own: its specification and the folder of the data."""
     shutil.copytree(inputs / "data", tmp_path / "data")
-    spec = specification.train(tiny, "digits", "u", 3, 40)
+    spec = specification.train(tiny, "digits", "u", 3, 40).document()
     spec["protocol"]["stop"] = 6
     return spec, tmp_path / "data"
 
@@ -101,7 +101,7 @@ def test_a_forced_training_starts_over(tmp_path, monkeypatch):
     target = "results/ci/runs/digits/u/seed0/step40.safetensors"
     assert snakemake("results/ci/data/digits/data.json", *options, cwd=tmp_path).returncode == 0
     monkeypatch.chdir(tmp_path)
-    spec = specification.train(experiment, "digits", "u", 0, 40)
+    spec = specification.train(experiment, "digits", "u", 0, 40).document()
     outputs = {"--out": "safetensors", "--curve": "csv", "--record": "json"}
     words = [word for o, end in outputs.items() for word in (o, run / f"step40.{end}")]
     command = ["train", "--spec", json.dumps(spec), "--data", "results/ci/data/digits", *words]
@@ -173,10 +173,10 @@ def test_prepare_refuses_other_files_than_it_was_planned_with(tmp_path, monkeypa
     monkeypatch.setenv("QCSBM_DATA", str(tmp_path))
     folder = put_arrays(tmp_path / "cells")
     data = Arrays(source="arrays", name="cells", layout="nhw")
-    spec = {"version": 1, "data": data.model_dump(), "raw": raw.fingerprint(data)}
+    spec = preparing(data.model_dump())
     put_arrays(folder, 1)
-    assert in_process("prepare", "--spec", json.dumps(spec), "--out", tmp_path / "out") == 2
-    expected = f"found 2 files of 1024 bytes with SHA-256 {raw.fingerprint(data)['sha256']}"
+    assert in_process("prepare", "--spec", spec, "--out", tmp_path / "out") == 2
+    expected = f"found 2 files of 1024 bytes with SHA-256 {raw.fingerprint(data).sha256}"
     message = capsys.readouterr().err
     assert f"{folder}: {expected}, expected 2 files" in message and "planned" in message
     assert not (tmp_path / "out").exists()
@@ -327,7 +327,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     if stage == "train" and key in ("method", "protocol"):
         pytest.skip("a training starts from that of another method")
     more = {"sample": ("pc",), "train": (70,)}.get(stage, ())
-    spec = getattr(specification, stage)(tiny, "digits", method, 0, *more)
+    spec = getattr(specification, stage)(tiny, "digits", method, 0, *more).document()
     changes = {"method": method, key: value}
     path = replace(inputs / "step60.safetensors", tmp_path, **changes)
     outputs = ["--out", tmp_path / "out.npz", "--record", tmp_path / "record.json"]
@@ -347,8 +347,9 @@ def test_a_checkpoint_of_another_training_is_refused(
 
 def record(experiment, method="u", seed=0, stage="likelihood", code="a", **changes):
     """A record of ``stage`` on digits as its stage would write it, path apart."""
-    spec = getattr(specification, stage)(experiment, "digits", method, seed)
+    spec = getattr(specification, stage)(experiment, "digits", method, seed).document()
     spec["protocol"] |= changes
+    protocol = {**spec["trained"], **spec["protocol"]}
     names = {"likelihood": ["nll"], "asymmetry": ["asym", "nasym"]}[stage]
     values = {"stderr": None, "n": 5, "unit": "1"}
     return {
@@ -358,7 +359,7 @@ def record(experiment, method="u", seed=0, stage="likelihood", code="a", **chang
         "seed": seed,
         "specification": spec,
         "metrics": [{"name": name, "value": 2.0 + seed, **values} for name in names],
-        "protocol": spec["protocol"],
+        "protocol": protocol,
         "inputs": {"test.npy": "0" * 64, "step60.safetensors": str(seed)},
         "provenance": {"code": {stage: [code]}, "device": "cpu", "packages": {"torch": "2"}},
     }
@@ -381,7 +382,7 @@ def put(folder, *records):
 
 
 def table(experiment, folder, records):
-    spec = json.dumps(specification.table(experiment, "table2"))
+    spec = specification.table(experiment, "table2").text()
     return in_process(
         "table", "--spec", spec, "--records", *put(folder, *records), "--out", folder / "table2"
     )
@@ -427,7 +428,7 @@ def test_a_mixture_is_refused(two_seeds, stage, change, sentence, tmp_path, caps
     records = [record(two_seeds, seed=seed) for seed in (0, 1)]
     change(records[1])
     more = ("table2",) if stage == "table" else ()
-    spec = json.dumps(getattr(specification, stage)(two_seeds, *more))
+    spec = getattr(specification, stage)(two_seeds, *more).text()
     paths = put(tmp_path, *records)
     out = ["--out", tmp_path / "out"]
     assert in_process(stage, "--spec", spec, "--records", *paths, *out) == 2
@@ -556,7 +557,7 @@ def test_committed_digests_are_those_of_the_source():
 
 def test_a_job_refuses_to_run_other_code_than_planned_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(source_code.PLANNED, "0" * 64)
-    spec = json.dumps({"version": 1, "data": {"source": "digits"}})
+    spec = preparing({"source": "digits"})
     assert in_process("prepare", "--spec", spec, "--out", tmp_path / "out") == 2
     assert "expected 000000000000, the code that planned this job" in capsys.readouterr().err
     monkeypatch.setenv(source_code.PLANNED, source_code.package_digest())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import snakemake
+from conftest import score_model, snakemake
 from scipy import stats
 
 from qcsbm.score.models import build
@@ -129,7 +129,7 @@ def imported(project):
 
 def write_checkpoint(folder, step):
     digits = yaml.safe_load((ROOT / "config/ci.yaml").read_text())["datasets"]["digits"]
-    model = build((1, 8, 8), "score", False, digits["network"], digits["sde"], seed=5)
+    model = build((1, 8, 8), score_model("score", False, digits["network"], digits["sde"]), seed=5)
     weights = model.state_dict()
     copy = {name: tensor.clone() for name, tensor in weights.items()}
     path = folder / "u/checkpoint.safetensors"

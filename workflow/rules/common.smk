@@ -1,6 +1,5 @@
 """The checked experiment, and the helpers that turn wildcards into files and specifications."""
 
-import json
 import os
 import shutil
 import sys
@@ -77,7 +76,7 @@ def spec(stage, *names):
             int(wildcards[name]) if name in whole else wildcards[name] for name in names
         ]
         function = getattr(specification, stage)
-        return json.dumps(function(EXPERIMENT, *values), sort_keys=True)
+        return function(EXPERIMENT, *values).text()
 
     return of
 
