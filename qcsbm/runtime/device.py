@@ -7,8 +7,11 @@ import torch
 from qcsbm.runtime import gpus
 
 
-def device() -> torch.device:
-    """A GPU that this process holds by itself if this machine has one, see `qcsbm.runtime.gpus`."""
+def claim_device() -> torch.device:
+    """A GPU that becomes this process's own if this machine has one, else the CPU.
+
+    All other GPUs are hidden from CUDA, see `qcsbm.runtime.gpus`. Later calls give the same one.
+    """
     gpus.claim()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -14,7 +14,7 @@ from qcsbm.conservativeness.asymmetry import (
 )
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.data.splits import describe, first_test_images
-from qcsbm.runtime.device import device
+from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     # The score is measured on the distribution that the model was trained on.
     draws = generator(spec.seed, "dequantise")
     x_0 = dequantise(k, data.levels, draws) if protocol.dequantised else to_unit(k, data.levels)
-    model = build(data.shape, spec.model).to(device())
+    model = build(data.shape, spec.model).to(claim_device())
     checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
 
@@ -76,5 +76,5 @@ def _at_level(
         times = torch.full((len(x),), t)
         mean, sigma = model.sde.marginal_prob(x, times)
         x_t = mean + bcast(sigma, x) * noise
-        results.append(torch.stack(measure(model, x_t.to(device()), times.to(device()))).cpu())
+        results.append(torch.stack(measure(model, x_t.to(claim_device()), times.to(claim_device()))).cpu())
     return torch.cat(results, 1).double().numpy()

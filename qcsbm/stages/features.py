@@ -8,7 +8,7 @@ from qcsbm.data.splits import describe, open_images
 from qcsbm.quality import extractor_weights, feature_file
 from qcsbm.quality.extractors import EXTRACTORS, extract
 from qcsbm.runtime import outside
-from qcsbm.runtime.device import device
+from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.files import sha256
 from qcsbm.runtime.shards import share
 from qcsbm.runtime.source_code import stage_digest
@@ -39,11 +39,11 @@ def run(arguments: argparse.Namespace) -> None:
     features = logits = np.empty((0, 0), np.float32)
     if batches:
         features, logits = extract(
-            extractor.to(device()),
+            extractor.to(claim_device()),
             images[batches.start * BATCH_SIZE : batches.stop * BATCH_SIZE],
             describe(arguments.data).levels,
             BATCH_SIZE,
-            device(),
+            claim_device(),
         )
     origin = extractor.sha256, sha256(arguments.images), extractor.accuracy
     found = feature_file.Features(features, logits, *origin, stage_digest("features"))

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from qcsbm.data.quantisation import dequantise
 from qcsbm.data.splits import describe, first_test_images
-from qcsbm.runtime.device import device
+from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     data = describe(arguments.data)
     images = first_test_images(arguments.data, protocol.samples, "likelihood")
     batches = share(arguments.shard, -(-len(images) // size))
-    model = build(data.shape, spec.model).to(device())
+    model = build(data.shape, spec.model).to(claim_device())
     checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
             batch_bits, batch_nfe = nll_bits_per_dim(
                 model,
                 model.sde,
-                x.to(device()),
+                x.to(claim_device()),
                 data.levels,
                 generator(spec.seed, "divergence", batch),
                 protocol.divergence,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from qcsbm.data.quantisation import quantise
 from qcsbm.data.splits import describe
-from qcsbm.runtime.device import device
+from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     size = protocol.settings.batch_size
     batches = share(arguments.shard, -(-protocol.samples // size))
     data = describe(arguments.data)
-    model = build(data.shape, spec.model).to(device())
+    model = build(data.shape, spec.model).to(claim_device())
     checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
     kind = protocol.settings.type
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         for batch in tqdm(batches, mininterval=5.0):
             draws = generator(spec.seed, "sample", batch)
             shape = (size, *data.shape)
-            samples = SAMPLERS[kind](model, model.sde, shape, draws, **options, device=device())
+            samples = SAMPLERS[kind](model, model.sde, shape, draws, **options, device=claim_device())
             images.append(quantise(samples.x.cpu(), data.levels, protocol.dequantised).numpy())
             nfe.append(samples.nfe.cpu().numpy())
             calls += samples.network_calls

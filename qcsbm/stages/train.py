@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qcsbm.data.splits import describe, open_images
 from qcsbm.runtime import source_code
-from qcsbm.runtime.device import device
+from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic, sha256
 from qcsbm.runtime.provenance import recorded
@@ -70,7 +70,7 @@ def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, Tra
     """What every process of the training does: the step it started from, and its end."""
     spec: Train = arguments.spec
     data = describe(arguments.data)
-    model = build(data.shape, spec.model, seed=spec.seed).to(device())
+    model = build(data.shape, spec.model, seed=spec.seed).to(claim_device())
     start = saved.load()
     if start is None and arguments.init:
         start = checkpoint.load(arguments.init, spec.protocol.start)

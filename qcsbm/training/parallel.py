@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qcsbm.runtime import gpus
-from qcsbm.runtime.device import device, fix_arithmetic
+from qcsbm.runtime.device import claim_device, fix_arithmetic
 from qcsbm.runtime.errors import BadInput, Diverged
 
 LOOPBACK = "127.0.0.1"
@@ -127,7 +127,7 @@ def processes(n: int, work: Callable, *arguments: object) -> Iterator[None]:
 
 
 def _join(store: dist.TCPStore, rank: int, n: int) -> None:
-    backend = "nccl" if device().type == "cuda" else "gloo"
+    backend = "nccl" if claim_device().type == "cuda" else "gloo"
     with _needing_all():
         dist.init_process_group(backend, store=store, rank=rank, world_size=n)
 
