@@ -133,7 +133,11 @@ def paper_step_size(epsilon: float) -> float:
 def trajectories(x: Tensor, field: str, epsilon: float, h: float) -> Tensor:
     """Noise-free Langevin steps from ``x`` (..., 2); the points before each of them (300, ..., 2).
 
-    Step i moves by h exp(−i / 1000) s(x).
+    Step i moves by h exp(−i / 1000) s(x). A step h multiplies the distance to the mode by
+    |1 − h/σ² + hc| under the radial field and by |1 − h/σ² + ihc| under the rotational one. The
+    rotation is tangential and costs nothing as h → 0; it lengthens the way only through the
+    explicit step, which moves away from the mode where h > 2σ² / (1 + σ⁴c²). The paper's h = 1.25σ²
+    does so where c > 0.77/σ².
     """
     path = []
     for i in range(MAX_STEPS):
@@ -206,22 +210,3 @@ def spread(random: pd.DataFrame) -> pd.DataFrame:
         n=("steps", "size"),
         arrived=("arrived", "sum"),
     )
-
-
-def step_sizes(
-    sizes: Iterable[float] = (0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015),
-) -> pd.DataFrame:
-    """The step counts from the paper's starts at other step sizes, for every perturbed score.
-
-    Columns: field, epsilon, h, steps, arrived. A step multiplies the distance to the mode by
-    |1 − h/σ² + hc| under the radial field and by |1 − h/σ² + ihc| under the rotational one. The
-    rotation is tangential and costs nothing as h → 0; it lengthens the way only through the
-    explicit step, which moves away from the mode where h > 2σ² / (1 + σ⁴c²). The paper's h = 1.25σ²
-    does so where c > 0.77/σ².
-    """
-    rows = []
-    for field, epsilon, h in product(FIELDS, EPSILONS[1:], sizes):
-        steps = steps_to_mode(trajectories(starts(0), field, epsilon, h)).item()
-        columns = {"h": h, "steps": steps, "arrived": steps < MAX_STEPS}
-        rows.append({"field": field, "epsilon": epsilon, **columns})
-    return pd.DataFrame(rows)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.integrate import quad
@@ -144,9 +145,11 @@ def test_random_starts_agree_with_the_paper_starts_one_set_at_a_time(table, rand
 
 
 def test_random_starts_at_another_size_are_the_counts_at_that_size():
-    sizes = gaussian.step_sizes([0.005])
-    random = gaussian.random_starts([0], 0.005).query("epsilon > 0")
-    assert list(random.steps) == list(sizes.steps) and (random.h == 0.005).all()
+    random = gaussian.random_starts([0], 0.005)
+    for row in random.itertuples():
+        path = gaussian.trajectories(gaussian.starts(0), row.field, row.epsilon, 0.005)
+        assert row.steps == gaussian.steps_to_mode(path)
+    assert (random.h == 0.005).all()
 
 
 def test_spread_summarises_the_hundred_sets_of_starts(random):
@@ -174,7 +177,8 @@ def test_a_step_changes_the_distance_to_the_mode_by_the_stated_factor():
 
 
 def test_rotation_costs_steps_only_where_a_step_overshoots():
-    counts = gaussian.step_sizes((0.005, 0.0125)).pivot(
+    starts = pd.concat([gaussian.random_starts([0], h) for h in (0.005, 0.0125)])
+    counts = starts[starts.epsilon > 0].pivot(
         index=["h", "epsilon"], columns="field", values="steps"
     )
     assert (counts.loc[0.005, "non-conservative"] < counts.loc[0.005, "conservative"]).all()
