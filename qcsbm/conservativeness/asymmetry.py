@@ -133,4 +133,6 @@ def one_probe_asymmetry(
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    return torch.where(denominator > 0, numerator / denominator.clamp_min(1e-300), 0.0)
+    """The quotient, 0 where ‖J‖² is 0 or, as a difference of sums, has been rounded below it."""
+    positive = denominator > 0
+    return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)

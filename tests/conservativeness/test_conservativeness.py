@@ -198,7 +198,20 @@ def test_rotation_has_nasym_one_and_gradient_zero():
     rotation = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(exact_asymmetry(lambda y, _: y @ rotation.T, x, t)[1], t)
     assert exact_asymmetry(lambda y, _: -y, x, t)[1].abs().max() == 0
-    assert exact_asymmetry(lambda y, _: 0 * y, x, t)[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constant_field_has_no_asymmetry(dtype):
+    def constant(y, _):
+        return 0 * y + 1
+
+    x, t = torch.randn(3, 2, dtype=dtype), torch.ones(3, dtype=dtype)
+    found = [
+        exact_asymmetry(constant, x, t),
+        estimate_asymmetry(constant, x, t, 3, generator(0)),
+        one_probe_asymmetry(constant, x, t, generator(0)),
+    ]
+    assert all((torch.stack(values) == 0).all() for values in found)
 
 
 @pytest.mark.parametrize(("residual", "init_scale"), [(True, 0.0), (False, 1.0), (True, 1.0)])
