@@ -7,7 +7,7 @@ References:
 import math
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -75,7 +75,7 @@ def array_names(path: str | Path) -> list[str]:
     return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
 
 
-def _check_header(file: BinaryIO, size: int) -> None:
+def _check_header(file: IO[bytes], size: int) -> None:
     """Raise ValueError unless the header of an array fits the ``size`` of the file in bytes."""
     version = npy.read_magic(file)
     if version not in HEADERS:

@@ -49,7 +49,7 @@ def require(path: str | Path, expected: str | None) -> None:
 
 
 @cache
-def _notes() -> dict[str, list]:
+def _notes() -> dict[str, object]:
     """What an earlier process noted; what this one adds is noted as it ends."""
     notes = None
     with suppress(OSError, ValueError):
@@ -59,7 +59,7 @@ def _notes() -> dict[str, list]:
     return notes
 
 
-def _write(path: Path, notes: dict[str, list], known: dict[str, list]) -> None:
+def _write(path: Path, notes: dict[str, object], known: dict[str, object]) -> None:
     # It only saves time: where it cannot be written, the next process reads the files again.
     if notes != known and path.parent.is_dir():
         with suppress(OSError):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
@@ -49,9 +50,9 @@ class Record:
     """
 
     stage: str
-    protocol: dict
-    metrics: list[dict] = field(default_factory=list)
-    cost: dict = field(default_factory=dict)
+    protocol: dict[str, Any]
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
     code: dict[str, list[str]] = field(default_factory=dict)
 
     def metric(self, name: str, value: float, stderr: float | None, n: int, unit: str) -> None:
@@ -103,7 +104,7 @@ def recorded(
 
 @contextmanager
 def gathered(
-    path: str | Path, stage: str, shards: list[dict], outputs: Iterable[str | Path]
+    path: str | Path, stage: str, shards: list[dict[str, Any]], outputs: Iterable[str | Path]
 ) -> Iterator[Record]:
     """The record, written to ``path``, of the whole that the records ``shards`` are parts of.
 
@@ -142,11 +143,11 @@ def checksums(files: Iterable[str | Path]) -> dict[str, str]:
 def _write(
     path: str | Path,
     entry: Record,
-    spec: dict,
-    inputs: dict,
-    outputs: dict,
-    cost: dict,
-    origin: dict | None = None,
+    spec: dict[str, Any],
+    inputs: dict[str, str],
+    outputs: dict[str, str],
+    cost: dict[str, float],
+    origin: dict[str, Any] | None = None,
 ) -> None:
     document = {
         "stage": entry.stage,
@@ -162,7 +163,7 @@ def _write(
     write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def provenance(code: dict[str, list[str]]) -> dict:
+def provenance(code: dict[str, list[str]]) -> dict[str, Any]:
     """Where and when this process computes, with what, and by which ``code``."""
     return {
         "python": platform.python_version(),
@@ -190,7 +191,7 @@ def _cpu_s() -> float:
     return sum(used.ru_utime + used.ru_stime for used in times)
 
 
-def _gpu_cost(start: float, processes: int) -> dict:
+def _gpu_cost(start: float, processes: int) -> dict[str, float]:
     """Time of all GPUs and memory of this process's, if any is used, since ``start``."""
     torch = _torch_with_gpu()
     if torch is None:
@@ -216,12 +217,12 @@ class _Facts(BaseModel):
     dataset: str | None = None
     method: str | None = None
     seed: int | None = None
-    specification: dict
+    specification: dict[str, Any]
     metrics: list[_Metric]
-    protocol: dict
+    protocol: dict[str, Any]
 
 
-def read_record(path: str | Path) -> dict:
+def read_record(path: str | Path) -> dict[str, Any]:
     """A record as it was written, or what stands in its place, see `qcsbm.runtime.failure`.
 
     Raises:

@@ -23,7 +23,7 @@ def stage_digest(stage: str) -> str:
     digest = hashlib.sha256()
     for name in sorted(modules(f"{PACKAGE.name}.stages.{stage}")):
         digest.update(f"{name}\n".encode())
-        for token in _tokens(_tree(_file(name))):
+        for token in _tokens(_tree(name)):
             digest.update(f"{token}\n".encode())
     return digest.hexdigest()[:12]
 
@@ -49,7 +49,7 @@ def modules(name: str) -> set[str]:
 
 
 @cache
-def commit() -> dict | None:
+def commit() -> dict[str, str | bool] | None:
     """The ``commit`` that this package is checked out from, and ``dirty``: whether it was changed.
 
     None where it was installed from elsewhere, or where there is no git.
@@ -77,16 +77,21 @@ def _file(module: str) -> Path | None:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes())
+def _tree(module: str) -> ast.Module:
+    file = _file(module)
+    if file is None:
+        raise ModuleNotFoundError(f"{module}: found no such module in {PACKAGE}")
+    return ast.parse(file.read_bytes())
 
 
 def _imports(module: str) -> Iterator[str]:
     """Those modules of this package that ``module`` itself imports, wherever in its code."""
-    for node in ast.walk(_tree(_file(module))):
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            if node.module is None or node.level:
+                raise ImportError(f"{module}: found a relative import, expected absolute ones")
             # What is imported may be a module, or a name within one.
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
@@ -102,11 +107,12 @@ def _tokens(node: ast.AST) -> Iterator[str]:
     yield type(node).__name__
     for name in node._fields:
         value = getattr(node, name, None)
+        items = value if isinstance(value, list) else [value]
         if name == "body" and isinstance(
             node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         ):
-            value = value[1:] if ast.get_docstring(node, clean=False) is not None else value
-        for item in value if isinstance(value, list) else [value]:
+            items = items[1:] if ast.get_docstring(node, clean=False) is not None else items
+        for item in items:
             if isinstance(item, ast.AST):
                 yield f"({name}"
                 yield from _tokens(item)

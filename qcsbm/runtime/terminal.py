@@ -6,6 +6,7 @@ plain ASCII takes the place of what is commonly printed, and a backslash escape 
 
 import codecs
 import sys
+from io import TextIOWrapper
 
 STAND_INS = {
     **dict.fromkeys("–—−", "-"),
@@ -29,11 +30,15 @@ def show_plainly() -> None:
     """Let nothing that this process prints fail for want of a character."""
     codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="plain")
+        # What has been put in place of either need not encode at all.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="plain")
 
 
-def _plain(error: UnicodeEncodeError) -> tuple[str, int]:
+def _plain(error: UnicodeError) -> tuple[str, int]:
     """What is printed instead of the characters that cannot be, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     characters = error.object[error.start : error.end]
     escaped = (c.encode("ascii", "backslashreplace").decode() for c in characters)
     pairs = zip(characters, escaped, strict=True)

@@ -521,6 +521,17 @@ def test_a_digest_is_that_of_the_code_that_a_stage_runs(package):
         first = second
 
 
+@pytest.mark.parametrize("text", ["from . import sde", "from .sde import VESDE"])
+def test_an_import_that_digests_would_not_follow_is_refused(package, text):
+    with pytest.raises(ImportError, match="^qcsbm.sampling.likelihood: found a relative import"):
+        digest_after(package / "sampling/likelihood.py", lambda code: f"{code}\n{text}\n")
+
+
+def test_a_stage_that_is_not_there_has_no_digest(package):
+    with pytest.raises(ModuleNotFoundError, match="^qcsbm.stages.liklihood: found no such module"):
+        source_code.stage_digest("liklihood")
+
+
 def test_a_stage_without_a_checkout_has_no_commit(package):
     assert source_code.commit() is None
 
