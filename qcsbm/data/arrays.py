@@ -37,8 +37,8 @@ def arrays(config: Arrays) -> Splits:
 
 
 def _read(folder: Path, split: str, config: Arrays) -> Split:
-    path, keys = folder / f"{split}.npz", ("images", "labels")
-    label_path = path
+    path = label_path = folder / f"{split}.npz"
+    keys: tuple[str | None, str | None] = ("images", "labels")
     if not path.is_file():
         path, label_path = folder / f"{split}.npy", folder / f"{split}_labels.npy"
         keys = (None, None)

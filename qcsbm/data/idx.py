@@ -16,8 +16,8 @@ import gzip
 import math
 import struct
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def _origin(path: Path) -> str:
     return f"the IDX file from {FashionMNIST.mirrors[0]}{path.name} (MD5 {md5})"
 
 
-def _parse(file: BinaryIO, path: Path, ndim: int) -> np.ndarray:
+def _parse(file: BufferedIOBase, path: Path, ndim: int) -> np.ndarray:
     header = file.read(4 + 4 * ndim)
     magic = bytes([0, 0, UNSIGNED_BYTE, ndim])
     if len(header) < 4 + 4 * ndim or header[:4] != magic:

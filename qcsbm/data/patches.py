@@ -46,7 +46,7 @@ def patches(config: Patches) -> Splits:
 
 def _columns(width: int, size: int, split: str) -> list[int]:
     """Left edges of the patches of a split."""
-    columns = []
+    columns: list[int] = []
     for band in range(0, width - BAND * size + 1, BAND * size):
         edge = band + (BAND - 1) * size
         columns += [edge] if split == "test" else range(band, edge - size + 1)

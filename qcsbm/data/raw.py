@@ -6,7 +6,6 @@ one subfolder per dataset. Nothing here imports torch, or reads an image.
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -37,8 +36,7 @@ def dataset_folder(name: str) -> Path:
 def folder(data: Data) -> Path:
     """The folder that ``data`` is read from: that of a user, or one of scikit-learn."""
     if data.source in PACKAGED:
-        # Its import takes a second.
-        return Path(importlib.util.find_spec("sklearn").origin).parent / "datasets"
+        return packages.folder("sklearn") / "datasets"
     return dataset_folder(getattr(data, "name", data.source))
 
 
@@ -54,7 +52,7 @@ def fingerprint(data: Data) -> Fingerprint | None:
         for path in place.glob(pattern)
         if path.is_file() and not path.name.startswith(".")
     )
-    rows = [[p.relative_to(place).as_posix(), p.stat().st_size, outside.sha256(p)] for p in paths]
+    rows = [(p.relative_to(place).as_posix(), p.stat().st_size, outside.sha256(p)) for p in paths]
     if not rows:
         return None
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()

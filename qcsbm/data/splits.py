@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
@@ -49,7 +49,7 @@ def write(folder: str | Path, splits: Splits, **facts: object) -> None:
     ``facts`` on where they are from go into it.
     """
     folder = Path(folder)
-    description: dict = {
+    description: dict[str, Any] = {
         "shape": list(splits.train.images.shape[1:]),
         "levels": splits.levels,
         "classes": int(max(splits.train.labels.max(), splits.test.labels.max())) + 1,

