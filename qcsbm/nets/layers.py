@@ -21,6 +21,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +48,27 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
     return layer
 
 
-def conv(in_channels: int, out_channels: int, size: int, scale: float = 1.0, **kwargs) -> nn.Conv2d:
-    """A ``size`` × ``size`` convolution with fan-average uniform weights and zero biases."""
-    layer = nn.Conv2d(in_channels, out_channels, size, **{"padding": size // 2, **kwargs})
-    fan_avg_uniform_(layer.weight, scale)
-    nn.init.zeros_(layer.bias)
-    return layer
+class Conv(nn.Conv2d):
+    """A ``size`` × ``size`` convolution with fan-average uniform weights and zero biases.
+
+    It keeps the resolution unless ``stride`` or ``padding`` are given.
+    """
+
+    bias: nn.Parameter  # a convolution of PyTorch may have none
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        scale: float = 1.0,
+        stride: int = 1,
+        padding: int | None = None,
+    ):
+        padding = size // 2 if padding is None else padding
+        super().__init__(in_channels, out_channels, size, stride, padding)
+        fan_avg_uniform_(self.weight, scale)
+        nn.init.zeros_(self.bias)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -79,6 +95,8 @@ class FourierEmbedding(nn.Module):
         (Tancik et al., 2020); https://arxiv.org/abs/2006.10739
     """
 
+    frequencies: Tensor
+
     def __init__(self, n: int, scale: float):
         super().__init__()
         self.register_buffer("frequencies", torch.randn(n) * scale)
@@ -92,7 +110,9 @@ class FourierEmbedding(nn.Module):
 class FIR(nn.Module):
     """Keeps the filter k of the taps (K,) as ``kernel`` (1, 1, K, K), which sums to 1."""
 
-    def __init__(self, taps: tuple):
+    kernel: Tensor
+
+    def __init__(self, taps: Sequence[int]):
         super().__init__()
         if len(taps) % 2:
             raise BadInput(f"fir_kernel: {taps} has {len(taps)} taps, expected an even number")
@@ -131,9 +151,9 @@ class Upsample(FIR):
 class DownsampleConv(FIR):
     """Smooth, then convolve 3 × 3 with stride 2; the border is padded once, before both."""
 
-    def __init__(self, in_channels: int, out_channels: int, taps: tuple):
+    def __init__(self, in_channels: int, out_channels: int, taps: Sequence[int]):
         super().__init__(taps)
-        self.conv = conv(in_channels, out_channels, 3, stride=2, padding=0)
+        self.conv = Conv(in_channels, out_channels, 3, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.smooth(x, padding=self.taps // 2))
@@ -144,7 +164,7 @@ class StridedConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.conv = conv(in_channels, out_channels, 3, stride=2, padding=0)
+        self.conv = Conv(in_channels, out_channels, 3, stride=2, padding=0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
@@ -153,9 +173,9 @@ class StridedConv(nn.Module):
 class UpsampleConv(FIR):
     """Put zeros between pixels, convolve 3 × 3, then smooth; the border is padded once."""
 
-    def __init__(self, in_channels: int, out_channels: int, taps: tuple):
+    def __init__(self, in_channels: int, out_channels: int, taps: Sequence[int]):
         super().__init__(taps)
-        self.conv = conv(in_channels, out_channels, 3)
+        self.conv = Conv(in_channels, out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.conv.weight.flip(2, 3).transpose(0, 1)
@@ -184,14 +204,14 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         self.norm_0 = group_norm(in_channels)
-        self.conv_0 = conv(in_channels, out_channels, 3)
+        self.conv_0 = Conv(in_channels, out_channels, 3)
         self.dense = linear(embedding_features, out_channels)
         self.norm_1 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_1 = conv(out_channels, out_channels, 3, init_scale)
+        self.conv_1 = Conv(out_channels, out_channels, 3, init_scale)
         changes = in_channels != out_channels or resample is not None
         self.shortcut = (
-            conv(in_channels, out_channels, 1, shortcut_scale) if changes else nn.Identity()
+            Conv(in_channels, out_channels, 1, shortcut_scale) if changes else nn.Identity()
         )
         self.resample = resample or nn.Identity()
         self.skip_rescale = skip_rescale
@@ -211,10 +231,10 @@ class Attention(nn.Module):
         super().__init__()
         self.norm = group_norm(channels)
         # A variance of a tenth at the start keeps the attention almost uniform.
-        self.query = conv(channels, channels, 1, 0.1)
-        self.key = conv(channels, channels, 1, 0.1)
-        self.value = conv(channels, channels, 1, 0.1)
-        self.output = conv(channels, channels, 1, init_scale)
+        self.query = Conv(channels, channels, 1, 0.1)
+        self.key = Conv(channels, channels, 1, 0.1)
+        self.value = Conv(channels, channels, 1, 0.1)
+        self.output = Conv(channels, channels, 1, init_scale)
         self.skip_rescale = skip_rescale
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class MLP(nn.Module):
     appended to the 256 features instead, it would do no more than add a vector to the output.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.point = nn.Sequential(
             nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 256)

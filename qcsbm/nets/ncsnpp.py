@@ -10,6 +10,7 @@ References:
     Section 4.3 and Appendix H; https://arxiv.org/abs/2011.13456
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from qcsbm.nets.layers import (
     Attention,
+    Conv,
     Downsample,
     DownsampleConv,
     FourierEmbedding,
@@ -25,7 +27,6 @@ from qcsbm.nets.layers import (
     Upsample,
     UpsampleConv,
     combine,
-    conv,
     group_norm,
     linear,
 )
@@ -64,12 +65,12 @@ class NCSNpp(nn.Module):
         image_size: int,
         channels: int,
         nf: int = 128,
-        ch_mult: tuple = (1, 2, 2, 2),
+        ch_mult: Sequence[int] = (1, 2, 2, 2),
         num_res_blocks: int = 8,
-        attn_resolutions: tuple = (16,),
+        attn_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
         fir: bool = True,
-        fir_kernel: tuple = (1, 3, 3, 1),
+        fir_kernel: Sequence[int] = (1, 3, 3, 1),
         skip_rescale: bool = True,
         resblock: str = "biggan",
         resamp_with_conv: bool = True,
@@ -114,7 +115,7 @@ class NCSNpp(nn.Module):
             linear(4 * nf, 4 * nf),
             nn.SiLU(),
         )
-        self.stem = conv(channels, nf, 3)
+        self.stem = Conv(channels, nf, 3)
 
         width, pyramid_width, skip_widths = nf, channels, [nf]
         self.encoder = nn.ModuleList()
@@ -133,7 +134,7 @@ class NCSNpp(nn.Module):
 
         self.middle = nn.ModuleList(blocks.stage(width, width, attend) for attend in (True, False))
 
-        pyramid_width = None
+        output_width: int | None = None
         self.decoder = nn.ModuleList()
         for level in reversed(range(deepest + 1)):
             stages = []
@@ -141,7 +142,7 @@ class NCSNpp(nn.Module):
                 attend = attends[level] and i == num_res_blocks
                 stages.append(blocks.stage(width + skip_widths.pop(), widths[level], attend))
                 width = widths[level]
-            join, pyramid_width = blocks.join_output(pyramid_width, width)
+            join, output_width = blocks.join_output(output_width, width)
             up = blocks.up(width) if level > 0 else None
             self.decoder.append(DecoderLevel(stages, join, up))
 
@@ -157,7 +158,6 @@ class NCSNpp(nn.Module):
             h, pyramid = level(h, embedding, pyramid, skips)
         for stage in self.middle:
             h = stage(h, embedding)
-        pyramid = None
         for level in self.decoder:
             h, pyramid = level(h, embedding, pyramid, skips)
         return pyramid if self.head is None else self.head(h)
@@ -170,7 +170,7 @@ class Blocks:
     nf: int
     channels: int
     dropout: float
-    taps: tuple | None
+    taps: tuple[int, ...] | None
     skip_rescale: bool
     resblock: str
     resamp_with_conv: bool
@@ -197,7 +197,7 @@ class Blocks:
         attention = Attention(out_width, self.skip_rescale, self.init_scale) if attends else None
         return Stage(self.residual(in_width, out_width), attention)
 
-    def smoother(self) -> tuple:
+    def smoother(self) -> tuple[int, ...]:
         """Means and repetition are the filter with two equal taps."""
         return self.taps or (1, 1)
 
@@ -253,20 +253,20 @@ class Blocks:
 
 def head(in_width: int, out_width: int, scale: float = 1.0) -> nn.Sequential:
     """Normalise, activate and convolve 3 × 3."""
-    return nn.Sequential(group_norm(in_width), nn.SiLU(), conv(in_width, out_width, 3, scale))
+    return nn.Sequential(group_norm(in_width), nn.SiLU(), Conv(in_width, out_width, 3, scale))
 
 
 class EncoderLevel(nn.Module):
     """Stages at one resolution, then one step down; appends every feature map to ``skips``."""
 
-    def __init__(self, stages: list, down: nn.Module | None, join: nn.Module | None):
+    def __init__(self, stages: list[nn.Module], down: nn.Module | None, join: nn.Module | None):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.down = down
         self.join = join
 
     def forward(
-        self, h: Tensor, embedding: Tensor, pyramid: Tensor, skips: list
+        self, h: Tensor, embedding: Tensor, pyramid: Tensor, skips: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         for stage in self.stages:
             h = stage(h, embedding)
@@ -282,15 +282,15 @@ class EncoderLevel(nn.Module):
 class DecoderLevel(nn.Module):
     """Stages at one resolution that take feature maps from ``skips``, then one step up."""
 
-    def __init__(self, stages: list, join: nn.Module | None, up: nn.Module | None):
+    def __init__(self, stages: list[nn.Module], join: nn.Module | None, up: nn.Module | None):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.join = join
         self.up = up
 
     def forward(
-        self, h: Tensor, embedding: Tensor, pyramid: Tensor | None, skips: list
-    ) -> tuple[Tensor, Tensor | None]:
+        self, h: Tensor, embedding: Tensor, pyramid: Tensor, skips: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         for stage in self.stages:
             h = stage(torch.cat([h, skips.pop()], 1), embedding)
         if self.join is not None:
@@ -329,7 +329,7 @@ class InputSkip(nn.Module):
     def __init__(self, resample: nn.Module, channels: int, width: int, concatenate: bool):
         super().__init__()
         self.resample = resample
-        self.project = conv(channels, width, 1)
+        self.project = Conv(channels, width, 1)
         self.concatenate = concatenate
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
@@ -352,13 +352,13 @@ class ResidualPyramid(nn.Module):
 
 
 class OutputStart(nn.Module):
-    """The output pyramid begins as a projection of the deepest feature map."""
+    """The output pyramid takes the input's place: a projection of the deepest feature map."""
 
     def __init__(self, head: nn.Module):
         super().__init__()
         self.head = head
 
-    def forward(self, h: Tensor, pyramid: None) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         return h, self.head(h)
 
 
@@ -380,7 +380,7 @@ def _check_choices(**chosen: str) -> None:
             raise ValueError(f"{key}: {value!r} is unknown, expected one of {CHOICES[key]}")
 
 
-def _resolutions(image_size: int, levels: int, attn_resolutions: tuple) -> list[int]:
+def _resolutions(image_size: int, levels: int, attn_resolutions: Sequence[int]) -> list[int]:
     """The image size of every level, the whole image first."""
     factor = 2 ** (levels - 1)
     if image_size % factor:

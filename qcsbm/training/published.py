@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from qcsbm.nets.layers import (
     Attention,
+    Conv,
     DownsampleConv,
     FourierEmbedding,
     ResidualBlock,
@@ -178,7 +179,7 @@ RESIDUAL_BLOCK = (
 BLOCKS = {
     FourierEmbedding: {"frequencies": "W"},
     nn.Linear: PLAIN,
-    nn.Conv2d: PLAIN,
+    Conv: PLAIN,
     nn.GroupNorm: PLAIN,
     ResidualBlock: RESIDUAL_BLOCK | _layer("shortcut", "Conv_2"),
     Attention: _layer("norm", "GroupNorm_0")
