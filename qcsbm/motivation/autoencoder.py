@@ -167,8 +167,16 @@ def train(seeds: Sequence[int], tied: bool = False, steps: int = 10_000, every: 
         if step < steps:
             theta.grad = clip(torch.autograd.grad(loss.sum(), theta)[0])
             optimiser.step()
-    recorded = [torch.stack(values) for values in zip(*records, strict=True)]
-    return Trend(torch.arange(0, steps + 1, every), *recorded, unpack(theta.detach()))
+    losses, asymmetries, untyings, angles, gaps = map(torch.stack, zip(*records, strict=True))
+    return Trend(
+        steps=torch.arange(0, steps + 1, every),
+        l_qc=losses,
+        asymmetry=asymmetries,
+        untying=untyings,
+        angle=angles,
+        slope_gap=gaps,
+        weights=unpack(theta.detach()),
+    )
 
 
 def outcomes(seeds: Sequence[int], trend: Trend) -> pd.DataFrame:

