@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,9 +35,9 @@ class TrainingState:
     ema: dict[str, Tensor]
     exp_avg: dict[str, Tensor]
     exp_avg_sq: dict[str, Tensor]
-    spec: dict = field(default_factory=dict)
-    curve: list = field(default_factory=list)
-    window: list = field(default_factory=list)
+    spec: dict[str, Any] = field(default_factory=dict)
+    curve: list[list[float | None]] = field(default_factory=list)
+    window: list[list[float]] = field(default_factory=list)
     qc_grad: dict[str, Tensor] = field(default_factory=dict)
     code: dict[str, list[str]] = field(default_factory=dict)
 
@@ -53,7 +54,7 @@ def save(path: str | Path, state: TrainingState) -> None:
         write_tensors(temporary, tensors, header)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Write a safetensors file with ``header`` as JSON.
 
     Raises:
@@ -78,7 +79,14 @@ def load(path: str | Path, step: int | None = None) -> TrainingState:
             for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 part, _, name = key.partition(".")
                 parts[part][name] = file.get_tensor(key)
-        state = TrainingState(**parts, **header)
+        state = TrainingState(
+            model=parts["model"],
+            ema=parts["ema"],
+            exp_avg=parts["exp_avg"],
+            exp_avg_sq=parts["exp_avg_sq"],
+            qc_grad=parts["qc_grad"],
+            **header,
+        )
     except (
         SafetensorError,
         OSError,
@@ -140,7 +148,7 @@ def _require_same(path: str | Path, key: str, found: object, expected: object) -
         )
 
 
-def _header(path: str | Path) -> dict:
+def _header(path: str | Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["qcsbm"])
 
@@ -200,7 +208,9 @@ def names(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def adam_moments(optimiser: torch.optim.Adam, model: nn.Module) -> tuple[dict, dict]:
+def adam_moments(
+    optimiser: torch.optim.Adam, model: nn.Module
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """First and second moments by parameter name; empty before the first step."""
     moments = [optimiser.state.get(p, {}) for p in optimiser.param_groups[0]["params"]]
     named = list(zip(names(model), moments, strict=True))

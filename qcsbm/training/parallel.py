@@ -69,7 +69,7 @@ def sum_(tensors: list[Tensor]) -> None:
 
 
 @contextmanager
-def processes(n: int, work: Callable, *arguments: object) -> Iterator[None]:
+def processes(n: int, work: Callable[..., object], *arguments: object) -> Iterator[None]:
     """Within, this process is rank 0 of ``n``; the others call ``work(*arguments)``, and end.
 
     Each takes a GPU of its own where there are any. None outlives the block, or this process. Where
@@ -141,7 +141,12 @@ def _needing_all() -> Iterator[None]:
 
 
 def _work(
-    rank: int, n: int, port: int, reports: SimpleQueue, work: Callable, arguments: tuple
+    rank: int,
+    n: int,
+    port: int,
+    reports: SimpleQueue[Exception],
+    work: Callable[..., object],
+    arguments: tuple[object, ...],
 ) -> None:
     """What a process other than the first one does: it ``reports`` what is no mistake."""
     # Schedulers send signals to every process of a job; the first one decides when to end.
@@ -163,11 +168,16 @@ def _work(
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("found no parent, expected a process that `processes` started")
+    parent.join()
     os._exit(1)
 
 
-def _end_with_any(others: list[SpawnProcess], reports: SimpleQueue, done: threading.Event) -> None:
+def _end_with_any(
+    others: list[SpawnProcess], reports: SimpleQueue[Exception], done: threading.Event
+) -> None:
     """End this process when one of ``others`` fails: it would wait for that one in vain.
 
     Where that one reported why, this process is given the time to notice and to raise it.

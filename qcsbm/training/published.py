@@ -19,9 +19,10 @@ References:
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ from qcsbm.nets.layers import (
 )
 from qcsbm.nets.ncsnpp import InputSkip, NCSNpp, Resampling
 from qcsbm.runtime.errors import BadInput, MissingFile
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,9 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
     )
 
 
-def _moments(contents: dict, path: str | Path, names: list[str]) -> dict[str, dict[str, Tensor]]:
+def _moments(
+    contents: dict[str, Any], path: str | Path, names: list[str]
+) -> dict[str, dict[str, Tensor]]:
     """Both moments by published name; empty before the first step and without an optimizer.
 
     The state dict of an optimizer counts parameters, here ``names``, in its order.
@@ -219,8 +224,11 @@ def _to_ours(published: str, stored: Tensor) -> Tensor:
 
 
 # Optimizers and counters hold NumPy scalars; what makes them has one of two module names.
-SCALAR = np.float64(0).__reduce__()[0]
-ALLOWED = [np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd")]
+SCALAR: Any = np.float64(0).__reduce__()[0]
+ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
+]
 ALLOWED += [(SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 # How PyTorch's reader names what it does not make.
 REFUSED = re.compile(r"(?:GLOBAL |<class ')(\w+(?:\.\w+)*)(?:'| was | whose )")
@@ -228,7 +236,8 @@ REFUSED = re.compile(r"(?:GLOBAL |<class ')(\w+(?:\.\w+)*)(?:'| was | whose )")
 STARTS = (b"PK\x03\x04", b"\x80")
 
 
-def _load(path: Path) -> dict:
+def _load(path: Path) -> Any:
+    """What the file holds: tensors and plain values, in whatever layout."""
     if not path.is_file():
         raise MissingFile(f"{path}: no such file, expected a published NCSN++ checkpoint")
     with path.open("rb") as file:
@@ -253,7 +262,7 @@ def _load(path: Path) -> dict:
         ) from error
 
 
-def _entry(contents: object, path: str | Path, kind: type, *keys: str | int) -> object:
+def _entry(contents: object, path: str | Path, kind: type[T], *keys: str | int) -> T:
     """What the file holds under ``keys``; BadInput unless that is a ``kind``."""
     for key in keys:
         contents = contents.get(key) if isinstance(contents, dict) else None
