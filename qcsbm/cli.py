@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
@@ -64,16 +65,18 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="tools", dest="stage", required=True, metavar="COMMAND")
-    module = None
+    module: ModuleType | None = None
     for name, summary in (TOOLS | STAGES).items():
         # Stages are listed by themselves, below.
-        listed = {"help": summary} if name in TOOLS else {}
+        listed: dict[str, Any] = {"help": summary} if name in TOOLS else {}
         stage = commands.add_parser(name, description=summary, **listed)
         # Only the stage that runs is imported: torch and its like take seconds.
         if argv[:1] == [name]:
             module = importlib.import_module(f"qcsbm.stages.{name.replace('-', '_')}")
             module.add_arguments(stage)
     arguments = parser.parse_args(argv)
+    if module is None:
+        parser.error(f"found {argv[0]!r} before the command, expected nothing there")
     try:
         return _run(module, arguments)
     except (BadInput, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:

@@ -19,6 +19,7 @@ References:
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ IF_AND_ONLY_IF = "The autoencoder is conservative if and only if RWᵀ = WRᵀ"
 # For each kind of model: what is claimed, of which metrics, and whether they are better than the
 # control's. Which of two names a metric has depends on the network that extracts features.
 DISTANCE, SCORE = ("fid", "fd"), ("is", "cs")
-ABOUT_MODELS = {
+ABOUT_MODELS: dict[str, list[tuple[str, list[tuple[str, ...]], bool]]] = {
     "conservative": [(LIMITS, [("nll",), DISTANCE], False)],
     "regularised": [
         (LOWERS, [("asym",), ("nasym",)], True),
@@ -99,7 +100,7 @@ def judge(
     if interval is None:
         why = "one seed" if n else "not measured"
     elif interval[0] > 0 or interval[1] < 0:
-        verdict, why = (HOLDS if sign * mean > 0 else FAILS), ""
+        verdict, why = (HOLDS if sign * interval[0] > 0 else FAILS), ""
     return Judgement(claim, topic, subject, measure, scale, effect, low, high, n, verdict, why)
 
 
@@ -130,8 +131,10 @@ def compare(
     judgements = []
     for claim, metrics, better in ABOUT_MODELS[compared.kind]:
         for names in metrics:
-            measured = [name for name in names if (rows["metric"] == name).any()]
-            for alternatives in [[name] for name in measured] or [names]:
+            measured: list[tuple[str, ...]] = [
+                (name,) for name in names if (rows["metric"] == name).any()
+            ]
+            for alternatives in measured or [names]:
                 metric = alternatives[0]
                 headings = [tables.HEADINGS[name].rsplit(" ", 1) for name in alternatives]
                 heading, arrow = " or ".join(name for name, _ in headings), headings[0][1]

@@ -5,6 +5,7 @@ of its segments together; what a method starts from is counted where it was trai
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -34,7 +35,7 @@ NOTES = [
 ]
 
 
-def costs(records: Iterable[dict]) -> pd.DataFrame:
+def costs(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A row per dataset and method; the columns are those of `HEADINGS` that were measured."""
     jobs = pd.DataFrame([_job(record) for record in records])
     if jobs.empty:
@@ -49,7 +50,7 @@ def costs(records: Iterable[dict]) -> pd.DataFrame:
     return frame[[column for column in HEADINGS if column in frame]].reset_index()
 
 
-def _job(record: dict) -> dict:
+def _job(record: dict[str, Any]) -> dict[str, Any]:
     """The costs of one record under the names of `HEADINGS`, and steps and seconds of training."""
     cost, protocol = record["cost"], record["protocol"]
     stage = protocol["sampler"] if record["stage"] == "sample" else record["stage"]

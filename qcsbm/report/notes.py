@@ -5,6 +5,7 @@ has become of the configuration since.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -48,7 +49,7 @@ def training(rows: pd.DataFrame, methods: dict[str, str], names: dict[str, str])
             yield f"{label}: {_trained(trained, names)}."
 
 
-def _trained(facts: dict, names: dict[str, str]) -> str:
+def _trained(facts: dict[str, Any], names: dict[str, str]) -> str:
     model = {"score": "a score", "energy": "an energy"}[facts["parameterisation"]]
     model += " with h = x − f" if facts["residual"] else ""
     origins = []
@@ -65,7 +66,7 @@ def _trained(facts: dict, names: dict[str, str]) -> str:
     )
 
 
-def _regulariser(facts: dict) -> str:
+def _regulariser(facts: dict[str, Any]) -> str:
     weight = facts["regulariser_weight"]
     if pd.isna(weight):
         return "no L_QC"

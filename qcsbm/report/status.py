@@ -27,11 +27,13 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
@@ -211,14 +213,16 @@ def _shown(path: Path) -> Progress | None:
     if not bars:
         return None
     step, number, unit, dsm = bars[-1]
-    rate = float(number) if number else None
-    return Progress(int(step), 1 / rate if unit == "s/it" else rate, float(dsm) if dsm else None)
+    rate = None
+    if number:
+        rate = 1 / float(number) if unit == "s/it" else float(number)
+    return Progress(int(step), rate, float(dsm) if dsm else None)
 
 
 def report(experiment: Experiment, now: float) -> tuple[str, bool]:
     """All of ``experiment`` as text, and whether everything is done or has failed."""
     parts = [f"{experiment.root} at {time.strftime('%H:%M:%S', time.localtime(now))}"]
-    total: Counter = Counter()
+    total: Counter[str] = Counter()
     failures: dict[tuple[str, str], list[str]] = {}
     for dataset, facts in experiment.datasets.items():
         found = {job: status(job, now) for job in jobs(experiment, dataset)}
@@ -278,7 +282,7 @@ def _counts_table(found: dict[Job, Status]) -> str:
     return _table(rows, ["stage", *STATES], ["left", *["right"] * len(STATES)])
 
 
-def _table(rows: list[list], headers: list[str], align: list[str]) -> str:
+def _table(rows: Sequence[Sequence[object]], headers: list[str], align: list[str]) -> str:
     if not rows:
         return ""
     return tabulate(rows, headers, "plain", colalign=align, disable_numparse=True)

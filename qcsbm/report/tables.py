@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -80,7 +81,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
         raise BadInput(f"{path}: found no table ({reason}), expected CSV") from None
 
 
-def tidy(records: list[dict]) -> pd.DataFrame:
+def tidy(records: list[dict[str, Any]]) -> pd.DataFrame:
     """A row per number: `METRIC_COLUMNS`, then a column for every key of any protocol."""
     rows = []
     for record in records:
@@ -101,7 +102,7 @@ def tidy(records: list[dict]) -> pd.DataFrame:
     return frame.sort_values([*IDENTITY, "stage", "metric"], kind="stable", ignore_index=True)
 
 
-def failures(records: list[dict]) -> dict[tuple[str, str], list[str]]:
+def failures(records: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
     """Why computations of a dataset and method failed, with their seeds."""
     found: dict[tuple[str, str], list[str]] = {}
     for record in records:
@@ -190,7 +191,8 @@ def _of_the_paper(
 
     ``rows`` are those of `qcsbm.experiment.paper_rows.counterpart`.
     """
-    paper, left_out = {}, []
+    paper: dict[tuple[str, str], str] = {}
+    left_out = []
     for method, row in rows.items():
         theirs = {
             metric: text
@@ -248,8 +250,8 @@ def format_value(mean: float, stderr: float | None) -> str:
         return str(int(mean))
     # Two digits of an error that begins with 1, one of any other. Formatting rounds first, so that
     # 9.996 is a number that begins with 1.
-    digits, exponent = f"{stderr:.1e}".split("e") if stderr else f"{mean:.2e}".split("e")
-    last = int(exponent) - (digits[0] == "1" if stderr else 2)
+    digits, power = f"{stderr:.1e}".split("e") if stderr else f"{mean:.2e}".split("e")
+    last = int(power) - (digits[0] == "1" if stderr else 2)
     numbers = [Decimal(number) for number in ([mean, stderr] if stderr else [mean])]
     # Of a mean that its error leaves no digit of, it is the error that says the power of ten.
     exponent = next(filter(None, (_rounded(x, last) for x in numbers))).adjusted()
@@ -292,8 +294,9 @@ def _beside_the_paper(block: Block) -> Section:
     rows = []
     for method, label in block.methods.items():
         for metric in block.metrics:
-            if printed := block.paper.get((method, metric)):
-                mean, stderr = block.cells[method, metric]
+            printed, cell = block.paper.get((method, metric)), block.cells[method, metric]
+            if printed and cell:
+                mean, stderr = cell
                 difference = format_value(mean - float(printed), stderr)
                 ours = format_value(mean, stderr)
                 rows.append([label, HEADINGS[metric], printed, ours, difference])
@@ -301,11 +304,13 @@ def _beside_the_paper(block: Block) -> Section:
     return Section(f"{block.label}: beside the paper", headings, rows, left=2)
 
 
-LATEX = {
-    **{"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "---", "⁺": "$^+$"},
-    **{character: rf"\{character}" for character in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-}
+LATEX = str.maketrans(
+    {
+        **{"±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "—": "---", "⁺": "$^+$"},
+        **{character: rf"\{character}" for character in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    }
+)
 
 
 def latex(blocks: list[Block]) -> str:
@@ -324,7 +329,7 @@ def latex(blocks: list[Block]) -> str:
 
 
 def _latex(text: str) -> str:
-    return text.translate(str.maketrans(LATEX))
+    return text.translate(LATEX)
 
 
 def flat(blocks: list[Block]) -> pd.DataFrame:
@@ -332,8 +337,12 @@ def flat(blocks: list[Block]) -> pd.DataFrame:
     rows = []
     for block in blocks:
         for method, label in block.methods.items():
-            row = {"dataset": block.dataset, "method": method, "label": label}
-            row["seeds"] = block.seeds[method]
+            row: dict[str, object] = {
+                "dataset": block.dataset,
+                "method": method,
+                "label": label,
+                "seeds": block.seeds[method],
+            }
             for metric in block.metrics:
                 mean, stderr = block.cells[method, metric] or (None, None)
                 row[metric], row[f"{metric}_stderr"] = mean, stderr

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from qcsbm.data import raw
 from qcsbm.experiment import layout, specification
@@ -45,7 +46,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    records: dict[Path, dict] = field(default_factory=dict)
+    records: dict[Path, dict[str, Any]] = field(default_factory=dict)
     checksums: dict[Path, str] = field(default_factory=dict)
 
 
@@ -82,7 +83,7 @@ def records(experiment: Experiment) -> Iterator[Expected]:
                     yield Expected(folder / file, spec, inputs)
 
 
-def chosen(report: Report, methods: Iterable[str], files: Iterable[str]) -> list[dict]:
+def chosen(report: Report, methods: Iterable[str], files: Iterable[str]) -> list[dict[str, Any]]:
     """Those records of ``methods`` whose files in the folder of a run match one of ``files``."""
     found = []
     for path, record in report.records.items():
@@ -174,7 +175,7 @@ def _verify_checksums(
             )
 
 
-def _verify_images(report: Report, expected: Expected, protocol: dict) -> None:
+def _verify_images(report: Report, expected: Expected, protocol: dict[str, Any]) -> None:
     """Compare what a record of quality says of images and extractor with their files."""
     data = expected.inputs["train.npy"].parent
     extractor = protocol["extractor"]

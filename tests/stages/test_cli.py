@@ -43,6 +43,12 @@ def test_help_names_tools_first_and_every_stage_apart():
         assert listed == list(names)
 
 
+def test_nothing_stands_before_the_command(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["--", "status", "--configfile", "config/ci.yaml"])
+    assert capsys.readouterr().err.startswith("usage: qcsbm")
+
+
 def test_prepared_digits_are_those_of_scikit_learn(data):
     from sklearn.datasets import load_digits
 

@@ -39,7 +39,9 @@ def _beside(records: Iterable[Path]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def compute(records: Iterable[Path], chains: dict[str, Sequence]) -> pd.DataFrame:
+def compute(
+    records: Iterable[Path], chains: dict[str, Sequence[tuple[str, int, int]]]
+) -> pd.DataFrame:
     """Seconds of training behind the final checkpoint of every run: method, seed, seconds, clock.
 
     ``chains`` has, for each method, the (method, first step, last step) of all segments that lead

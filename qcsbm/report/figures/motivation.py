@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qcsbm.motivation import gaussian
@@ -71,7 +72,7 @@ def figure1(table: pd.DataFrame, starts: pd.DataFrame) -> Figure:
     return figure
 
 
-def _trajectories(axes, field: str, color: str) -> None:
+def _trajectories(axes: Axes, field: str, color: str) -> None:
     grid = gaussian.square_grid(4.5, 19)
     u = gaussian.score(grid, field, EPSILON)
     direction = (u / u.norm(dim=1, keepdim=True)).numpy()

@@ -5,6 +5,7 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ ROUNDING = 1e-6
 SAMPLES = 16
 
 
-def samples(real: Path, generated: dict[str, Path], methods: dict, levels: int) -> Figure:
+def samples(real: Path, generated: dict[str, Path], methods: dict[str, str], levels: int) -> Figure:
     """Real images in the first row, then samples of every method, from the same noise by column.
 
     ``real`` and ``generated`` are files of uint8 images with ``levels`` levels.
@@ -28,7 +29,7 @@ def samples(real: Path, generated: dict[str, Path], methods: dict, levels: int) 
     rows = {"Real data": frames.strip(real, SAMPLES)}
     rows |= {methods[method]: frames.strip(path, SAMPLES) for method, path in generated.items()}
     figure, axes = style.panels(len(rows), 1, 0.41 * len(rows) + 0.1)
-    figure.get_layout_engine().set(h_pad=0.02, hspace=0)
+    figure.set_layout_engine("constrained", h_pad=0.02, hspace=0)
     for panel, (label, row) in zip(axes[:, 0], rows.items(), strict=True):
         panel.imshow(np.nan_to_num(row / (levels - 1), nan=1.0), interpolation="nearest")
         panel.set_ylabel(label, rotation=0, ha="right", va="center")
@@ -37,7 +38,7 @@ def samples(real: Path, generated: dict[str, Path], methods: dict, levels: int) 
     return figure
 
 
-def asymmetry(levels: pd.DataFrame, methods: dict, controls: dict) -> Figure:
+def asymmetry(levels: pd.DataFrame, methods: dict[str, str], controls: dict[str, str]) -> Figure:
     """Asym and NAsym against t, and NAsym as a multiple of the control's with the same seed.
 
     ``levels`` is that of `frames.noise_levels`. A model whose asymmetry is rounding is not drawn,
@@ -73,18 +74,22 @@ def by_seed(frame: pd.DataFrame, method: str, x: str, y: str) -> pd.DataFrame:
     return frame[frame["method"] == method].pivot(index="seed", columns=x, values=y)
 
 
-def _paired(frame: pd.DataFrame, method: str, control: str, x: str, y: str, how) -> pd.DataFrame:
+def _paired(
+    frame: pd.DataFrame, method: str, control: str, x: str, y: str, how: np.ufunc
+) -> pd.DataFrame:
     """``how`` of the values of ``method`` and ``control`` at the same seed and ``x``."""
     of_method, of_control = by_seed(frame, method, x, y), by_seed(frame, control, x, y)
     return how(*of_method.align(of_control, join="inner"))
 
 
-def _band(panel: Axes, values: pd.DataFrame, method: str, **options) -> None:
+def _band(panel: Axes, values: pd.DataFrame, method: str, **options: Any) -> None:
     x, y = values.columns.to_numpy(), values.to_numpy()
     style.band(panel, x, y, style.colour(method), **options)
 
 
-def learning_curves(curves: pd.DataFrame, methods: dict, controls: dict) -> Figure:
+def learning_curves(
+    curves: pd.DataFrame, methods: dict[str, str], controls: dict[str, str]
+) -> Figure:
     """DSM, its difference to the control's with the same batches, and σ² L_QC, in training.
 
     ``curves`` is that of `frames.curves`. A method that starts from another one's checkpoint
@@ -121,7 +126,7 @@ def metric_values(metrics: pd.DataFrame) -> pd.DataFrame:
     return chosen[["method", "seed", "metric", "sampler", "value"]].reset_index(drop=True)
 
 
-def metrics_by_seed(metrics: pd.DataFrame, methods: dict) -> Figure:
+def metrics_by_seed(metrics: pd.DataFrame, methods: dict[str, str]) -> Figure:
     """Every metric of `qcsbm.report.tables.tidy`, with its mean and 95 % interval over seeds.
 
     A line joins the values of one seed, which saw the same data and noise with every method.
@@ -154,8 +159,8 @@ def _metric(panel: Axes, by_seed: pd.DataFrame) -> None:
         panel.plot(range(len(row)), row, color="#cccccc", linewidth=0.7, zorder=1)
     for x, method in enumerate(by_seed.columns):
         values = by_seed[method].dropna()
-        look = {"color": style.colour(method), "marker": style.marker(method)}
-        panel.plot([x] * len(values), values, linestyle="", markersize=3.5, alpha=0.7, **look)
+        dots = style.look(method) | {"linestyle": "", "markersize": 3.5, "alpha": 0.7}
+        panel.plot([x] * len(values), values, **dots)
         interval = t_interval(values)
         if interval:
             panel.plot([x + 0.25] * 2, interval, color=style.colour(method), linewidth=1.2)
@@ -163,7 +168,9 @@ def _metric(panel: Axes, by_seed: pd.DataFrame) -> None:
     panel.set(xlim=(-0.5, len(by_seed.columns) - 0.25), xticks=[])
 
 
-def quality_against_compute(metrics: pd.DataFrame, seconds: pd.DataFrame, methods: dict) -> Figure:
+def quality_against_compute(
+    metrics: pd.DataFrame, seconds: pd.DataFrame, methods: dict[str, str]
+) -> Figure:
     """Fréchet distances and NLL against the seconds of training, `frames.compute`, of every run."""
     values = metric_values(metrics)
     values = values[values["metric"].isin(["nll", "fd", "fid"])].merge(
@@ -176,8 +183,8 @@ def quality_against_compute(metrics: pd.DataFrame, seconds: pd.DataFrame, method
     for panel, ((sampler, metric), chosen) in zip(axes[0], groups, strict=True):
         for method in methods:
             points = chosen[chosen["method"] == method]
-            look = {"color": style.colour(method), "marker": style.marker(method)}
-            panel.plot(points["seconds"], points["value"], linestyle="", alpha=0.8, **look)
+            dots = style.look(method) | {"linestyle": "", "alpha": 0.8}
+            panel.plot(points["seconds"], points["value"], **dots)
         clock = " and ".join(sorted(chosen["clock"].unique()))
         suffix = f", {sampler.upper()}" if sampler else ""
         panel.set(xlabel=f"{clock} seconds of training", title=HEADINGS[metric] + suffix)
@@ -186,10 +193,9 @@ def quality_against_compute(metrics: pd.DataFrame, seconds: pd.DataFrame, method
     return figure
 
 
-def _legend(figure: Figure, methods: dict, **look) -> None:
+def _legend(figure: Figure, methods: dict[str, str], **look: Any) -> None:
     """The methods above all panels."""
     handles = []
     for method, label in methods.items():
-        options = {"color": style.colour(method), "marker": style.marker(method), "label": label}
-        handles += figure.axes[0].plot([], [], **{**options, **look})
+        handles += figure.axes[0].plot([], [], label=label, **(style.look(method) | look))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(methods))

@@ -8,6 +8,7 @@ References:
 """
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -60,7 +61,7 @@ matplotlib.rcParams.update(
 )
 
 
-def panels(rows: int, columns: int, height: float, **options) -> tuple[Figure, np.ndarray]:
+def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
     """A figure of the page's width, ``height`` inches high, and its axes (rows, columns)."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
@@ -82,7 +83,12 @@ def marker(method: str) -> str:
     return MARKERS.get(method, "X")
 
 
-def band(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, **options) -> None:
+def look(method: str) -> dict[str, Any]:
+    """What tells the method's points from those of others: the options of `Axes.plot`."""
+    return {"color": colour(method), "marker": marker(method)}
+
+
+def band(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, **options: Any) -> None:
     """The mean of ``y`` (seeds, len(x)) as a line, from the smallest to the largest as a band."""
     axes.plot(x, y.mean(0), color=color, **options)
     axes.fill_between(x, y.min(0), y.max(0), color=color, alpha=0.2, linewidth=0)

@@ -1,11 +1,13 @@
 """Pictures of the two-dimensional examples."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from qcsbm.motivation.toy import SDE, Mixture
 from qcsbm.report.figures import style
@@ -35,7 +37,9 @@ def exact_field(density: Mixture, t: float, grid: np.ndarray) -> ExactField:
     )
 
 
-def examples(exact: ExactField, points: np.ndarray, models: dict) -> Figure:
+def examples(
+    exact: ExactField, points: np.ndarray, models: dict[str, dict[str, np.ndarray]]
+) -> Figure:
     """Vector fields, their curl and samples: in columns the exact density, C, U and QC.
 
     ``models`` maps the methods to their arrays x, score, curl (`toy.VectorField`) and samples.
@@ -66,12 +70,12 @@ def examples(exact: ExactField, points: np.ndarray, models: dict) -> Figure:
     return figure
 
 
-def curl_limit(models: dict) -> float:
+def curl_limit(models: dict[str, dict[str, np.ndarray]]) -> float:
     """The colour scale's end: what 99 % of the curls of all models lie below in magnitude."""
     return float(np.quantile(np.abs([model["curl"] for model in models.values()]), 0.99))
 
 
-def _image(panel: Axes, values: np.ndarray, half_width: float, **options):
+def _image(panel: Axes, values: np.ndarray, half_width: float, **options: Any) -> AxesImage:
     # The first index is x_1, which runs to the right.
     extent = (-half_width, half_width, -half_width, half_width)
     return panel.imshow(values.T, origin="lower", extent=extent, **options)
