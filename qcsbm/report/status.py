@@ -1,47 +1,41 @@
-"""What of an experiment is done, running, failed, interrupted and missing, by its files alone.
+"""What of an experiment is done, running, failed, interrupted, stale and missing.
 
-Nothing is asked of Snakemake, of a scheduler or of a process, so that it makes no difference where
-the jobs run. Snakemake's markers of incomplete files are not read: they stay when a job is
-interrupted, and so do not tell whether it runs. Of each job, what holds first decides:
+Records and logs say all of it, wherever the jobs run. Snakemake would not: ``--summary`` tells no
+failed, running or killed job from a missing one, and a marker of an incomplete file looks the same
+whether its job runs or was killed. Of each job, what holds first decides:
 
-- failed: its record holds the reason of a failure in place of metrics, see `qcsbm.runtime.failure`;
-- stale: its record is of another specification than the experiment file's, or data were prepared
-  from other files than there are now;
+- failed: a reason stands in place of its record, see `qcsbm.runtime.failure`;
+- stale: its record is of another specification than the experiment file's, or its data were
+  prepared from other files than there are now, or the record is damaged;
 - done: its record exists. Stages write it last;
-- failed: one of its logs holds an error;
-- running: the newest of its logs and saved states was modified within the last `SILENCE_S` seconds,
-  and does not say that the job was interrupted;
-- interrupted: there is a log or a saved state. A batch that takes longer than `SILENCE_S` looks
-  like that, too; and a job that was killed without a word seems to run for that long;
-- missing: there is neither.
+- failed: one of its logs ends in an error;
+- running: the newest of its logs was modified within the last `SILENCE_S` seconds, and does not say
+  that the job was interrupted. A job that was killed without a word seems to run for that long;
+- interrupted: it has a log. A batch that takes longer than `SILENCE_S` looks like that, too;
+- missing: it has none.
 
-Logs with a benchmark that is not older are left out: Snakemake writes it when a job ends well, be
-it that of a shard while others wait for their turn.
-
-Progress of a training comes from the last progress bar of its log while it runs, else from the
-state that it would go on from, else from the last checkpoint. A file that vanishes or is damaged
-counts as one that is not there. No torch is imported, as it takes seconds.
+A log counts until Snakemake writes the job's benchmark, which it does when the job ends well: a
+measurement is not interrupted while the rest of its shards wait for their turn. No torch is
+imported, as it takes seconds.
 """
 
 import json
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from glob import glob
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from tabulate import tabulate
 
 from qcsbm.experiment import layout, specification
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.runtime import failure
-from qcsbm.runtime.provenance import read_record
 from qcsbm.schema.specifications import Specification
 
 STATES = ("done", "running", "failed", "interrupted", "stale", "missing")
@@ -50,173 +44,136 @@ SILENCE_S = 300.0
 # More than any traceback takes.
 TAIL_BYTES = 1 << 16
 
-# Progress bars share their line with what is written before they are closed, and are drawn once
-# more behind it: none of these expressions is bound to the start of a line or the end of a file.
+# The logs of a measurement, by the name of its record.
+LOGS = {
+    "likelihood": ("likelihood.*", "gather_likelihood"),
+    "asymmetry": ("asymmetry.*", "gather_asymmetry"),
+    "sample": ("sample.*", "gather_samples"),
+    "quality": ("features.*", "quality"),
+}
+# A progress bar shares its line with what is written before it is closed, and is drawn once more
+# behind it: neither expression is bound to the start of a line or the end of a file.
 BAR = re.compile(
-    r"(\d+)/\d+ \[[^],]*, +(?:(\d+\.\d+)(it/s|s/it)|\?it/s)(?:, dsm (\d+\.\d+))?[^]]*\]"
+    r"(?P<step>\d+)/\d+ \[[^],]*, *(?:(?P<rate>[\d.]+)it/s|(?P<period>[\d.]+)s/it|\?it/s)"
+    r"(?:, dsm (?P<dsm>[\d.]+))?\]"
 )
-SENTENCE = re.compile(r"qcsbm [\w-]+: (.+)")
-TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(?!Keyboard)(\S.*)")
-INTERRUPTED = re.compile(r"KeyboardInterrupt|SIG[A-Z]+: saved step")
-SHARD = re.compile(r"\d+-of-(\d+)\.")
+END = re.compile(
+    r"qcsbm [\w-]+: (?P<sentence>.+)"
+    r"|Traceback \(most recent call last\):\n(?:[ \t].*\n)+(?P<error>\S.*)"
+    r"|SIG[A-Z]+: saved step"
+)
+SHARD = re.compile(r"\.\d+-of-(\d+)\.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
-    """One piece of work, with all of its shards: how its end and its life are known.
+    """One piece of work with all of its shards: patterns of its ``record`` and of its ``logs``.
 
-    Patterns match its ``record``, or what takes the place of one, ``logs``, and saved ``states``.
-    ``specification`` is what the record has to be of, where it is a record.
+    ``specification`` is what the record has to be of, None where no record says so.
     """
 
     stage: str
     run: str
     record: str
-    logs: tuple[str, ...]
-    states: tuple[str, ...] = ()
-    specification: Specification | None = field(default=None, hash=False, compare=False)
+    logs: list[str]
+    specification: Specification | None = None
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """One of `STATES`, and the sentence that says why a job failed."""
 
     state: str
     reason: str | None = None
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is; None stands for what is not known. ``rate`` is in steps/s."""
-
-    step: int | None = None
-    rate: float | None = None
-    dsm: float | None = None
-
-
 def jobs(experiment: Experiment, dataset: str) -> list[Job]:
     """Everything that must be computed for ``dataset`` before tables and figures can be made."""
-    data, logs = f"{experiment.root}/data/{dataset}", f"{experiment.root}/logs/{dataset}"
-    cells = [experiment.cells[dataset, method] for method in experiment.methods]
-    spec = specification.prepare(experiment, dataset)
-    log = f"{logs}/prepare.log"
-    found = [Job("prepare", dataset, f"{data}/data.json", (log,), specification=spec)]
-    if any(cell.quality.extractor == "classifier" for cell in cells):
-        record, log = f"{data}/classifier.json", f"{logs}/classifier.log"
-        spec = specification.classifier(experiment, dataset)
-        found.append(Job("classifier", dataset, record, (log,), specification=spec))
-    for name in dict.fromkeys(f"{c.quality.extractor}.{c.quality.reference}" for c in cells):
-        features, log = f"{data}/features/{name}.*.npz", f"{logs}/features.{name}.*.log"
-        found.append(Job("reference features", dataset, features, (log,)))
+    data, logs = layout.data(experiment, dataset), f"{experiment.root}/logs"
+    log, spec = f"{logs}/{dataset}/prepare.log", specification.prepare(experiment, dataset)
+    found = [Job("prepare", dataset, f"{data}/data.json", [log], spec)]
+    qualities = [experiment.cells[dataset, method].quality for method in experiment.methods]
+    if any(quality.extractor == "classifier" for quality in qualities):
+        log, spec = (
+            f"{logs}/{dataset}/classifier.log",
+            specification.classifier(experiment, dataset),
+        )
+        found.append(Job("classifier", dataset, f"{data}/classifier.json", [log], spec))
+    for name in dict.fromkeys(f"{quality.extractor}.{quality.reference}" for quality in qualities):
+        files, log = f"{data}/features/{name}.*.npz", f"{logs}/{dataset}/features.{name}.*.log"
+        found.append(Job("reference features", dataset, files, [log]))
     for method in experiment.methods:
         for seed in experiment.seeds[dataset]:
-            found += trainings(experiment, dataset, method, seed)
-            found += _measurements(experiment, dataset, method, seed)
+            run = f"{dataset}/{method}/seed{seed}"
+            folder = layout.run(experiment, dataset, method, seed)
+            specs = specification.of_run(experiment, dataset, method, seed)
+            for file, spec in specs.items():
+                stage, names = _stage(file)
+                patterns = [f"{logs}/{run}/{name}.log" for name in names]
+                found.append(Job(stage, run, f"{folder}/{file}", patterns, spec))
     return found
 
 
-def trainings(experiment: Experiment, dataset: str, method: str, seed: int) -> list[Job]:
-    """The segments of a training, in order; none if its only checkpoint is an imported one."""
-    run = f"{dataset}/{method}/seed{seed}"
-    folder = layout.run(experiment, dataset, method, seed)
-    logs = f"{experiment.root}/logs/{run}"
-    return [
-        Job(
-            "train",
-            run,
-            f"{folder}/step{stop}.json",
-            (f"{logs}/train{stop}.log",),
-            (f"{folder}/step{stop}.state/*.safetensors",),
-            specification.train(experiment, dataset, method, seed, stop),
-        )
-        for stop in experiment.cells[dataset, method].stops
-        if not experiment.imported(dataset, method, stop)
-    ]
-
-
-def _measurements(experiment: Experiment, dataset: str, method: str, seed: int) -> list[Job]:
-    run = f"{dataset}/{method}/seed{seed}"
-    folder = layout.run(experiment, dataset, method, seed)
-    logs = f"{experiment.root}/logs/{run}"
-    specs = specification.of_run(experiment, dataset, method, seed)
-    measured = []
-    for sampler in experiment.samplers:
-        for stage, others in [("sample", ("gather_sample",)), ("quality", ("features",))]:
-            patterns = tuple(f"{logs}/{sampler}/{name}*.log" for name in (stage, *others))
-            measured.append((f"{stage} {sampler}", f"{sampler}/{stage}.json", patterns))
-    for stage in ("likelihood", "asymmetry"):
-        patterns = (f"{logs}/{stage}*.log", f"{logs}/gather_{stage}*.log")
-        measured.append((stage, f"{stage}.json", patterns))
-    return [
-        Job(stage, run, f"{folder}/{file}", patterns, specification=specs.get(file))
-        for stage, file, patterns in measured
-    ]
+def _stage(file: str) -> tuple[str, list[str]]:
+    """The stage that writes the record ``file`` of a run, and its logs."""
+    sampler, _, name = file.removesuffix(".json").rpartition("/")
+    if name.startswith("step"):
+        return "train", [name.replace("step", "train")]
+    if sampler:
+        return f"{name} {sampler}", [f"{sampler}/{log}" for log in LOGS[name]]
+    return name, list(LOGS[name])
 
 
 def status(job: Job, now: float) -> Status:
     """What has become of ``job`` at the time ``now``, in seconds since the epoch."""
     records = _paths(job.record)
-    if reason := next(filter(None, map(_reason, records)), None):
-        return Status("failed", reason)
+    with suppress(OSError, ValueError):
+        if reason := failure.first(records):
+            return Status("failed", reason)
     if records and len(records) == (_shards(records[-1]) or 1):
         return Status("stale" if _stale(job) else "done")
     logs = [p for p in _paths(*job.logs) if _modified(p) > _modified(p.with_suffix(".tsv"))]
-    for text in map(_tail, logs[::-1]):
-        if sentences := SENTENCE.findall(text) or TRACEBACK.findall(text):
-            return Status("failed", sentences[-1])
-    # A training saves its state before it says that it was interrupted: of equal times, the log's
-    # is the later one.
-    signs = sorted([*_paths(*job.states), *logs], key=_modified)
-    if not signs:
+    if not logs:
         return Status("missing")
-    alive = now - _modified(signs[-1]) < SILENCE_S and not INTERRUPTED.search(_tail(signs[-1]))
-    return Status("running" if alive else "interrupted")
+    ends = [_end(log) for log in logs]
+    if failures := [end for end in ends if end and end.reason]:
+        return failures[-1]
+    alive = now - _modified(logs[-1]) < SILENCE_S
+    return ends[-1] or Status("running" if alive else "interrupted")
 
 
-def progress(job: Job, state: str) -> Progress:
-    """How far the training ``job`` in ``state`` has come; all None if it has not begun."""
-    if state in ENDED:
-        return _finished(job)
-    saved = next(filter(None, map(_saved, _paths(*job.states)[::-1])), Progress())
-    if state != "running":
-        return saved
-    shown = next(filter(None, map(_shown, _paths(*job.logs))), saved)
-    return Progress(shown.step, shown.rate, saved.dsm if shown.dsm is None else shown.dsm)
-
-
-def _finished(job: Job) -> Progress:
-    """What record and learning curve say of a training that is done."""
-    record = Path(job.record)
-    step = rate = dsm = None
-    with suppress(OSError, ValueError, KeyError, ZeroDivisionError):
-        facts = read_record(record)
-        step, cost = facts["protocol"]["stop"], facts["cost"]
-        rate = (step - cost["started_at_step"]) / cost["wall_s"]
-    with suppress(OSError, ValueError, IndexError):
-        dsm = float(record.with_suffix(".csv").read_text().splitlines()[-1].split(",")[1])
-    return Progress(step, rate, dsm)
-
-
-def _saved(path: Path) -> Progress | None:
-    """What the header of a saved state says; its tensors are not read, however large."""
+def _stale(job: Job) -> bool:
+    """Whether the record of ``job`` is of another specification than it has to be of."""
+    if job.specification is None:
+        return False
     try:
-        with safe_open(path, framework="np") as file:
-            header = json.loads(file.metadata()["qcsbm"])
-        return Progress(header["step"], None, header["curve"][-1][1] if header["curve"] else None)
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError):
-        return None
+        record = json.loads(Path(job.record).read_text(encoding="utf-8"))
+        return bool(record["specification"] != job.specification.document())
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
-def _shown(path: Path) -> Progress | None:
-    """What the last progress bar of a log shows."""
-    bars = BAR.findall(_tail(path))
-    if not bars:
+def _end(log: Path) -> Status | None:
+    """How a job ended, if its ``log`` tells; of several ends the last."""
+    ends = list(END.finditer(_tail(log)))
+    if not ends:
         return None
-    step, number, unit, dsm = bars[-1]
-    rate = None
-    if number:
-        rate = 1 / float(number) if unit == "s/it" else float(number)
-    return Progress(int(step), rate, float(dsm) if dsm else None)
+    match = ends[-1]
+    reason = match["sentence"] or match["error"]
+    if reason is None or reason.startswith("KeyboardInterrupt"):
+        return Status("interrupted")
+    return Status("failed", reason)
+
+
+def progress(job: Job) -> dict[str, float]:
+    """What the last bar in a training's log shows: ``step``, ``rate`` (steps/s) and ``dsm``.
+
+    A key is absent as long as the bar does not show it.
+    """
+    bars = [bar for log in _paths(*job.logs) for bar in BAR.finditer(_tail(log))]
+    found = {k: float(v) for k, v in bars[-1].groupdict().items() if v} if bars else {}
+    if "period" in found:
+        found["rate"] = 1 / found.pop("period")
+    return found
 
 
 def report(experiment: Experiment, now: float) -> tuple[str, bool]:
@@ -226,7 +183,7 @@ def report(experiment: Experiment, now: float) -> tuple[str, bool]:
     failures: dict[tuple[str, str], list[str]] = {}
     for dataset, facts in experiment.datasets.items():
         found = {job: status(job, now) for job in jobs(experiment, dataset)}
-        parts += [facts.label, _trainings_table(experiment, dataset, found), _counts_table(found)]
+        parts += [facts.label, _trainings_table(experiment, found), _counts_table(found)]
         total.update(item.state for item in found.values())
         for job, item in found.items():
             if item.reason:
@@ -239,50 +196,49 @@ def report(experiment: Experiment, now: float) -> tuple[str, bool]:
     return "\n\n".join(parts), not total.keys() - {"done", "failed"}
 
 
-def _trainings_table(experiment: Experiment, dataset: str, found: dict[Job, Status]) -> str:
+def _trainings_table(experiment: Experiment, found: dict[Job, Status]) -> str:
     rows = []
-    for method in experiment.methods:
-        for seed in experiment.seeds[dataset]:
-            states = {job: found[job].state for job in trainings(experiment, dataset, method, seed)}
-            if states:
-                steps = experiment.cells[dataset, method].steps
-                rows.append([method, seed, *_training_row(states, steps)])
+    trainings = [job for job in found if job.stage == "train"]
+    for run, segments in groupby(trainings, lambda job: job.run):
+        dataset, method, seed = run.split("/")
+        states = {job: found[job].state for job in segments}
+        steps = experiment.cells[dataset, method].steps
+        rows.append([method, seed.removeprefix("seed"), *_training_row(states, steps)])
     headers = ["method", "seed", "step", "steps/s", "ETA", "DSM", "state"]
-    align = ["left", *["right"] * 5, "left"]
-    return _table(rows, headers, align)
+    return _table(rows, headers, ["left", *["right"] * 5, "left"])
 
 
 def _training_row(states: dict[Job, str], steps: int) -> list[str]:
     """Step, rate, ETA, DSM loss and state of a training from the states of its segments."""
-    segments = list(states)
-    current = next((job for job in segments if states[job] not in ENDED), segments[-1])
-    known = [progress(job, states[job]) for job in segments[: segments.index(current) + 1]]
-
-    def last(name: str) -> float | None:
-        values = [getattr(item, name) for item in known]
-        return next((value for value in values[::-1] if value is not None), None)
-
-    step, rate, dsm = last("step"), last("rate"), last("dsm")
+    known: dict[str, float] = {}
+    state = ""
+    for job, state in states.items():
+        if state != "missing":
+            known |= progress(job)
+        if state not in ENDED:
+            break
+        known["step"] = int(Path(job.record).stem.removeprefix("step"))
+    step, rate, dsm = (known.get(name) for name in ("step", "rate", "dsm"))
     eta = ""
-    if states[current] == "running" and rate:
-        eta = str(timedelta(seconds=round((steps - (step or 0)) / rate)))
+    if state == "running" and step is not None and rate:
+        eta = str(timedelta(seconds=round((steps - step) / rate)))
     return [
-        f"{'–' if step is None else step}/{steps}",
+        f"{'–' if step is None else int(step)}/{steps}",
         f"{rate:.3g}" if rate else "",
         eta,
-        f"{dsm:.2f}" if dsm is not None else "",
-        states[current],
+        "" if dsm is None else f"{dsm:.2f}",
+        state,
     ]
 
 
 def _counts_table(found: dict[Job, Status]) -> str:
     stages = dict.fromkeys(job.stage for job in found)
     counts = Counter((job.stage, item.state) for job, item in found.items())
-    rows = [[stage, *(counts[stage, state] or "" for state in STATES)] for stage in stages]
+    rows = [[stage, *(str(counts[stage, state] or "") for state in STATES)] for stage in stages]
     return _table(rows, ["stage", *STATES], ["left", *["right"] * len(STATES)])
 
 
-def _table(rows: Sequence[Sequence[object]], headers: list[str], align: list[str]) -> str:
+def _table(rows: list[list[str]], headers: list[str], align: list[str]) -> str:
     if not rows:
         return ""
     return tabulate(rows, headers, "plain", colalign=align, disable_numparse=True)
@@ -306,23 +262,6 @@ def _modified(path: Path) -> float:
     with suppress(OSError):
         return path.stat().st_mtime
     return 0.0
-
-
-def _reason(record: Path) -> str | None:
-    with suppress(OSError, ValueError):
-        return failure.read(record)
-    return None
-
-
-def _stale(job: Job) -> bool:
-    """Whether the record of ``job`` is of another specification than it has to be of."""
-    if job.specification is None:
-        return False
-    try:
-        found = json.loads(Path(job.record).read_text(encoding="utf-8"))["specification"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
-    return found != job.specification.document()
 
 
 def _tail(path: Path) -> str:

@@ -12,7 +12,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from conftest import ROOT, snakemake
 from tqdm import tqdm
@@ -24,7 +23,6 @@ from qcsbm.runtime import failure
 from qcsbm.stages import prepare
 from qcsbm.stages import status as stage
 from qcsbm.training import checkpoint
-from qcsbm.training.checkpoint import TrainingState
 
 NOW = 1e9
 U = "digits/u/seed0"
@@ -52,27 +50,16 @@ def put(path, content="", age=0.0):
 
 
 def put_training(experiment, run, start, stop, wall_s, dsm):
-    """Record and curve of a training from ``start`` to ``stop`` that took ``wall_s`` seconds."""
+    """Record and log of a training from ``start`` to ``stop`` that took ``wall_s`` seconds."""
     dataset, method, seed = run.split("/")
     spec = specification.train(experiment, dataset, method, int(seed.removeprefix("seed")), stop)
-    spec = spec.document()
-    record = {"stage": "train", "specification": spec, "metrics": [], "protocol": {"stop": stop}}
-    record["cost"] = {"wall_s": wall_s, "started_at_step": start}
-    put(f"runs/{run}/step{stop}.json", json.dumps(record))
-    put(f"runs/{run}/step{stop}.csv", f"step,dsm,qc,grad_norm\n1,9,,9\n{stop},{dsm},,3.0\n")
+    put(f"runs/{run}/step{stop}.json", json.dumps({"specification": spec.document()}))
+    put(f"logs/{run}/train{stop}.log", bar(stop, stop, wall_s, f"dsm {dsm:.2f}", start) + "\n")
 
 
-def put_state(name, step, curve, age=0.0):
-    path = put(f"runs/{U}/step60.state/{name}.safetensors")
-    state = TrainingState(step, {"w": torch.zeros(3)}, {}, {}, {}, curve=curve)
-    checkpoint.save(path, state)
-    os.utime(path, (NOW - age, NOW - age))
-    return path
-
-
-def bar(n, total, elapsed, postfix=None):
+def bar(n, total, elapsed, postfix=None, initial=40):
     """A progress bar as tqdm draws it."""
-    return "\r" + tqdm.format_meter(n, total, elapsed, ncols=80, initial=40, postfix=postfix)
+    return "\r" + tqdm.format_meter(n, total, elapsed, initial=initial, postfix=postfix)
 
 
 def row(experiment, method="u"):
@@ -88,8 +75,13 @@ def row(experiment, method="u"):
 
 def of(experiment, name, run=U):
     """The status of the stage ``name``, of the last segment where it is a training."""
+    return states(experiment, name, run)[-1]
+
+
+def states(experiment, name, run=U):
+    """The status of the stage ``name``, of every segment where it is a training."""
     jobs = status.jobs(experiment, "digits")
-    return status.status([job for job in jobs if (job.stage, job.run) == (name, run)][-1], NOW)
+    return [status.status(job, NOW) for job in jobs if (job.stage, job.run) == (name, run)]
 
 
 def test_jobs_are_those_that_snakemake_would_run(experiment):
@@ -126,7 +118,7 @@ def test_nothing_done_is_all_missing(experiment):
     assert row(experiment)["step"] == "–/60" and row(experiment)["state"] == "missing"
 
 
-def test_a_finished_training_shows_its_record_and_curve(experiment):
+def test_a_finished_training_shows_its_last_bar(experiment):
     put_training(experiment, U, 0, 40, 1.0, 12.5)
     put_training(experiment, U, 40, 60, 0.5, 10.25)
     assert row(experiment) == {
@@ -159,49 +151,46 @@ def test_a_running_training_shows_the_last_whole_bar(experiment, elapsed, rate, 
     assert (found["DSM"], found["state"]) == ("8.88", "running")
 
 
-def test_a_training_that_just_resumed_shows_its_state_and_the_loss_before(experiment):
+def test_a_training_that_just_resumed_shows_the_rate_and_the_loss_before(experiment):
     put_training(experiment, U, 0, 40, 1.0, 12.5)
-    for curve, dsm in [([], "12.50"), ([[45, 11.5, None, 3.0]], "11.50")]:
-        put_state("last", 45, curve)
-        for text in ("", bar(45, 60, 0.0)):
-            put(TRAIN_LOG, text)
-            found = row(experiment)
-            # 40 steps/s in the segment before.
-            assert (found["step"], found["steps/s"], found["DSM"]) == ("45/60", "40", dsm)
+    for text, step in [("", "40/60"), (bar(45, 60, 0.0), "45/60")]:
+        put(TRAIN_LOG, text)
+        found = row(experiment)
+        # 40 steps/s in the segment before.
+        assert (found["step"], found["steps/s"], found["DSM"]) == (step, "40", "12.50")
 
 
-def test_silence_is_an_interruption_and_counts_what_was_saved(experiment):
-    put_state("last", 52, [[50, 9.5, None, 1.0]])
+def test_silence_is_an_interruption(experiment):
     put(TRAIN_LOG, bar(58, 60, 9.0, "dsm 8.88"))
     assert of(experiment, "train").state == "running"
-    for path in Path("results").rglob("*.*"):
-        os.utime(path, (NOW - status.SILENCE_S - 1,) * 2)
+    put(TRAIN_LOG, bar(58, 60, 9.0, "dsm 8.88"), age=status.SILENCE_S + 1)
     assert of(experiment, "train").state == "interrupted"
     put_training(experiment, U, 0, 40, 1.0, 12.5)
     found = row(experiment)
-    assert (found["step"], found["DSM"], found["state"]) == ("52/60", "9.50", "interrupted")
+    assert (found["step"], found["DSM"], found["state"]) == ("58/60", "8.88", "interrupted")
 
 
-def test_damaged_files_count_as_absent(experiment):
+def test_the_log_of_a_training_whose_record_was_removed_shows_nothing(experiment):
     put_training(experiment, U, 0, 40, 1.0, 12.5)
-    put_state("previous", 44, [], age=60)
-    last = put_state("last", 52, [])
-    assert row(experiment)["step"] == "52/60"
-    put(f"runs/{U}/step40.csv", "step,ds")
+    put(f"logs/{U}/train40.tsv")
+    Path(f"results/ci/runs/{U}/step40.json").unlink()
+    found = row(experiment)
+    assert (found["step"], found["DSM"], found["state"]) == ("–/60", "", "missing")
+
+
+def test_damaged_files(experiment):
+    put_training(experiment, U, 0, 40, 1.0, 12.5)
     put(f"runs/{U}/step40.json", '{"sta')
-    Path("results/ci", TRAIN_LOG).parent.mkdir(parents=True)
-    Path("results/ci", TRAIN_LOG).write_bytes(b"\xff\xfe 50/60 [00:")
-    whole = last.read_bytes()
-    for size in (0, 4, len(whole) // 2):
-        last.write_bytes(whole[:size])
-        os.utime(last, (NOW, NOW))
-        found = row(experiment)
-        assert (found["step"], found["DSM"], found["state"]) == ("44/60", "", "running")
+    for name in ("train40", "train60"):
+        put(f"logs/{U}/{name}.log").write_bytes(b"\xff\xfe 50/60 [00:")
+    for path in Path("results").rglob("*.log"):
+        os.utime(path, (NOW, NOW))
+    assert [job.state for job in states(experiment, "train")] == ["stale", "running"]
+    found = row(experiment)
+    assert (found["step"], found["DSM"], found["state"]) == ("40/60", "", "running")
 
 
 def test_files_that_vanish_while_they_are_read_leave_their_facts_unknown(experiment, monkeypatch):
-    put_training(experiment, U, 0, 40, 1.0, 12.5)
-    put_state("last", 52, [])
     put(TRAIN_LOG, bar(50, 60, 5.0))
     listed = status.glob
 
@@ -213,7 +202,7 @@ def test_files_that_vanish_while_they_are_read_leave_their_facts_unknown(experim
 
     monkeypatch.setattr(status, "glob", and_remove)
     found = row(experiment)
-    assert (found["step"], found["state"]) == ("–/60", "interrupted")
+    assert (found["step"], found["state"]) == ("–/60", "missing")
 
 
 @pytest.mark.parametrize("behind", ["", bar(41, 60, 5.0) + "\n"])
@@ -226,6 +215,12 @@ def test_files_that_vanish_while_they_are_read_leave_their_facts_unknown(experim
             '  File "x.py", line 1, in <module>\n    f(\n    ^^\nRuntimeError: out of memory\nand'
             " more\n",
             "RuntimeError: out of memory",
+        ),
+        (
+            'Traceback (most recent call last):\n  File "x.py", line 1\n    f()\nKeyError: 1\n\n'
+            "During handling of the above exception, another exception occurred:\n\n"
+            'Traceback (most recent call last):\n  File "x.py", line 3\n    g()\nqcsbm.No: 2\n',
+            "qcsbm.No: 2",
         ),
     ],
 )
@@ -243,13 +238,12 @@ def test_an_error_in_the_log_is_a_failure_with_its_sentence(experiment, text, re
     ],
 )
 def test_an_end_that_was_asked_for_is_an_interruption_at_once(experiment, text):
-    put_state("last", 41, [])
     put(TRAIN_LOG, bar(41, 60, 5.0) + text)
     assert of(experiment, "train") == status.Status("interrupted")
 
 
 def test_a_reason_in_place_of_a_record_is_a_failure_and_listed_once(experiment):
-    spec = {"protocol": {}, "dataset": "digits", "method": "c", "seed": 0}
+    spec = specification.likelihood(experiment, "digits", "c", 0)
     for name in ("step60.json", "likelihood.json"):
         failure.write([Path("results/ci/runs/digits/c/seed0", name)], "diverged", spec)
     put(f"logs/{U}/asymmetry.1-of-1.log", "qcsbm asymmetry: no memory\n")
@@ -266,6 +260,7 @@ def test_stages_that_are_split_are_judged_by_their_present_shards(experiment):
     put(f"logs/{U}/likelihood.2-of-3.log", bar(1, 2, 5.0), age=1000)
     assert of(experiment, "likelihood").state == "running"
     put(f"logs/{U}/likelihood.2-of-3.log", "qcsbm likelihood: no disk\n", age=30)
+    put(f"logs/{U}/likelihood.3-of-3.log", "qcsbm likelihood: no time\n", age=40)
     assert of(experiment, "likelihood") == status.Status("failed", "no disk")
     put(f"logs/{U}/gather_likelihood.log", "")
     spec = specification.likelihood(experiment, "digits", "u", 0).document()
@@ -328,6 +323,8 @@ def test_a_real_training_is_running_until_it_is_interrupted(experiment):
     prepare.run(argparse.Namespace(spec=prepared, out=Path("data")))
     folder, log = Path("results/ci/runs/digits/c/seed0"), Path("results/ci/logs/digits/c/seed0")
     log.mkdir(parents=True)
+    jobs = status.jobs(experiment, "digits")
+    job = next(job for job in jobs if Path(job.record) == folder / "step60.json")
     outputs = {"--out": "safetensors", "--curve": "csv", "--record": "json"}
     command = [sys.executable, "-m", "qcsbm", "train", "--spec", json.dumps(spec), "--data", "data"]
     command += [word for o, end in outputs.items() for word in (o, str(folder / f"step60.{end}"))]
@@ -338,14 +335,14 @@ def test_a_real_training_is_running_until_it_is_interrupted(experiment):
         deadline = time.monotonic() + 60
         while "[" not in (log / "train60.log").read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
-        job = status.trainings(experiment, "digits", "c", 0)[0]
         running = status.status(job, time.time())
         process.send_signal(signal.SIGINT)
     assert process.returncode == 128 + signal.SIGINT
     assert running == status.Status("running")
     assert status.status(job, time.time()) == status.Status("interrupted")
     saved = checkpoint.load(folder / "step60.state/last.safetensors")
-    assert status.progress(job, "interrupted").step == saved.step >= 1
+    # The bar counts whole steps, and the training ends within the one that it saves.
+    assert status.progress(job)["step"] == saved.step - 1
 
 
 def arguments(*words):
@@ -397,7 +394,7 @@ def test_a_bad_configuration_is_refused(experiment):
 
 def test_the_command_imports_no_torch(experiment):
     put_training(experiment, U, 0, 40, 1.0, 12.5)
-    put_state("last", 45, [])
+    put(TRAIN_LOG, bar(45, 60, 1.0))
     code = (
         "import sys\nfrom qcsbm.cli import main\n"
         "assert main(['status', '--configfile', 'ci.yaml']) == 0\n"
