@@ -15,6 +15,7 @@ References:
 
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ class InceptionExtractor(nn.Module):
     accuracy = math.nan
 
     def __init__(self, sha256_prefix: str | None = None):
-        # With torchvision, its import takes longer than torch's: other extractors do without.
+        # It imports torchvision, which takes as long as torch does; other extractors do without.
         from pytorch_fid import inception as fid_inception
 
         super().__init__()
@@ -110,44 +111,16 @@ class InceptionExtractor(nn.Module):
                 f"{path}: found SHA-256 {self.sha256}, expected one that begins with {prefix}, as "
                 f"that of {fid_inception.FID_WEIGHTS_URL} does"
             )
-        self.network = _fid_network()
-        self.network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-        self.network.eval()
+        # The constructor would download weights and unpickle them.
+        weights = torch.load(path, weights_only=True, map_location="cpu")
+        with patch.object(fid_inception, "load_state_dict_from_url", return_value=weights):
+            self.network = fid_inception.fid_inception_v3().eval()
+        self.head, self.network.fc = self.network.fc, nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.interpolate(_colour(x), size=(299, 299), mode="bilinear", align_corners=False)
-        x = 2 * x - 1
-        for layer in _fid_layers(self.network):
-            x = layer(x)
-        features = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        return features, features @ self.network.get_parameter("fc.weight").T
-
-
-def _fid_network() -> nn.Module:
-    """The Inception network with the blocks that pytorch-fid changes in it, before any weights."""
-    from pytorch_fid import inception as fid_inception
-    from torchvision.models import Inception3
-
-    network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
-    network.Mixed_5b = fid_inception.FIDInceptionA(192, pool_features=32)
-    network.Mixed_5c = fid_inception.FIDInceptionA(256, pool_features=64)
-    network.Mixed_5d = fid_inception.FIDInceptionA(288, pool_features=64)
-    for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-        channels = {"Mixed_6b": 128, "Mixed_6e": 192}.get(name, 160)
-        setattr(network, name, fid_inception.FIDInceptionC(768, channels_7x7=channels))
-    network.Mixed_7b = fid_inception.FIDInceptionE_1(1280)
-    network.Mixed_7c = fid_inception.FIDInceptionE_2(2048)
-    return network
-
-
-def _fid_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers of the network in order, up to the last feature maps."""
-    names = (
-        "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 maxpool1 Conv2d_3b_1x1 Conv2d_4a_3x3 maxpool2 "
-        "Mixed_5b Mixed_5c Mixed_5d Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_7a Mixed_7b "
-        "Mixed_7c"
-    )
-    return [getattr(network, name) for name in names.split()]
+        features = self.network(2 * x - 1)
+        return features, features @ self.head.weight.T
 
 
 EXTRACTORS = {

