@@ -51,7 +51,10 @@ def quantise(x: Tensor, levels: int, dequantised: bool) -> Tensor:
 
 
 def bits_per_dim_offset(levels: int) -> float:
-    """What a density on [0, 1) lacks, in bits per dimension, to one on cells of unit width."""
+    """Bits per dimension to add to the NLL of x in [0, 1), so that it is the NLL of ``levels`` x.
+
+    The density of levels x, whose cells have unit width, is smaller by 1 / levels per dimension.
+    """
     return math.log2(levels)
 
 

@@ -102,7 +102,8 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.randn(n) * scale)
 
     def forward(self, sigma: Tensor) -> Tensor:
-        # Phases reach thousands of radians: another order of products would move them visibly.
+        # Phases reach thousands of radians, where rounding shows: the order of these products
+        # decides the result.
         phase = sigma.log()[:, None] * self.frequencies * (2 * math.pi)
         return torch.cat([phase.sin(), phase.cos()], 1)
 

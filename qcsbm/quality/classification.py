@@ -1,7 +1,7 @@
 """Training the classifier of a labelled dataset, and keeping its weights.
 
-The file is a safetensors file whose header says for how many channels and classes the network is,
-and which share of the test images it recognises.
+The weights are a safetensors file. Its header has the number of channels and of classes, and the
+share of the test images that the classifier recognises.
 
 References:
     The use of confidence or fiducial limits illustrated in the case of the binomial (Clopper &
@@ -76,7 +76,7 @@ def require_skill(share: float, labels: np.ndarray) -> None:
     """Refuse a classifier whose ``accuracy`` of test images with ``labels`` (N,) may be chance.
 
     The exact 95 % interval (Clopper & Pearson) of ``share`` has to lie above the share of the most
-    frequent label, which is what a classifier gets that looks at no image.
+    frequent label, which a classifier can get without looking at any image.
 
     Raises:
         BadInput: it does not.
@@ -87,8 +87,8 @@ def require_skill(share: float, labels: np.ndarray) -> None:
     if lowest <= chance:
         raise BadInput(
             f"classifier: found that it recognises {share:.1%} of {n} test images (95 % interval "
-            f"from {lowest:.1%}), expected surely more than {chance:.1%}, the share of the most "
-            "frequent class: what has not learnt to see extracts no features"
+            f"from {lowest:.1%}), expected an interval above {chance:.1%}, the share of the most "
+            "frequent class: features of a classifier that has learnt nothing tell nothing"
         )
 
 
@@ -111,7 +111,7 @@ def load(path: str | Path) -> tuple[Classifier, float]:
             share = header["accuracy"]
             if not 0 <= share <= 1:
                 raise ValueError(f"accuracy {share}")
-            # Sizes are believed once there are tensors of these sizes.
+            # This takes no memory, whatever the header says: tensors of these sizes come later.
             with torch.device("meta"):
                 model = Classifier(header["channels"], header["classes"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -1,9 +1,9 @@
 """Squared distances at the price of a matrix product, with the decisions of exact ones.
 
 ‖x‖² + ‖y‖² − 2 x·y is wrong by a rounding error of the norms: it is not 0 between equal rows, and
-it depends on the order in which a matrix product adds. Whoever compares it with a threshold has to
-decide the pairs within its error of the threshold by ‖x − y‖², which depends on the two rows alone.
-All comparisons are then those of ‖x − y‖², for any order of rows and any size of blocks.
+it depends on the order in which a matrix product adds. If it is within that error of a threshold,
+‖x − y‖² has to decide, which depends on the two rows alone. Then all comparisons are those of
+‖x − y‖², for any order of rows and any size of blocks.
 
 References:
     Accuracy and Stability of Numerical Algorithms (Higham, 2002), Eq. (3.5), for the bound

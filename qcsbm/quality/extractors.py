@@ -1,9 +1,9 @@
 """Networks that map images to features and class logits, for the metrics of sample quality.
 
 An extractor is a module from images (B, C, H, W) in [0, 1], grey or colour, to features (B, F) and
-logits (B, classes). It has the SHA-256 of its weights and, as ``accuracy``, the share of the test
-images that it recognises, NaN where it did not learn their classes. `EXTRACTORS` names what loads
-one.
+logits (B, classes). Its ``sha256`` is that of its weights. Its ``accuracy`` is the share of the
+test images that it recognises, and NaN if it did not learn their classes. `EXTRACTORS` has all of
+them by name.
 
 References:
     EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks (Tan & Le, 2019);
@@ -47,8 +47,8 @@ class EfficientNetLite0(nn.Module):
 
     Features are the 112 channels after block 11, averaged over positions. Between two halves of
     2 000 patches of photographs their Fréchet distance, which ought to be 0, is 2.5 % of the
-    features' total variance, against 25 % for the 1 280 features before the classifier: the later
-    the layer, the more a thousand samples measure their own number.
+    features' total variance, against 25 % for the 1 280 features before the classifier: in later
+    layers, the number of samples decides more of the distance.
     """
 
     INPUT_SIZE = 64

@@ -74,8 +74,9 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 @dataclass(frozen=True)
 class FrechetEstimate:
-    """The distance of features to a reference that is held fixed, and its standard error over their
-    draw; and both of the distance extrapolated to infinitely many features.
+    """The distance of features to a reference, and its extrapolation to infinitely many features.
+
+    Both have a standard error over the draw of the features, with the reference held fixed.
     """
 
     distance: float
@@ -87,9 +88,9 @@ class FrechetEstimate:
 def frechet_estimate(features: np.ndarray, reference: FeatureStatistics) -> FrechetEstimate:
     r"""Estimate the distance of the distribution of ``features`` (N, D) to ``reference``.
 
-    The distance of N features is too large, by a bias that begins with 1/N. With d_A and d_B those
-    of two halves of them, 2 d − (d_A + d_B)/2 is free of that term: Chong & Forsyth's extrapolation
-    from two sizes. It can be negative.
+    The distance of N features is too large, by a bias whose leading term is of order 1/N. With d_A
+    and d_B the distances of two halves of the features, 2 d − (d_A + d_B)/2 is free of that term:
+    Chong & Forsyth's extrapolation from two sizes. It can be negative.
 
     The errors are of second order. Let σ_1² be what single features contribute to the variance, and
     σ_2² what pairs add; the extrapolation counts pairs between halves twice, and those within not
@@ -118,11 +119,11 @@ def frechet_estimate(features: np.ndarray, reference: FeatureStatistics) -> Frec
     parts = [feature_statistics(features[half]) for half in halves]
     distance, *of_parts = (frechet_distance(a, reference) for a in (whole, *parts))
     jackknife = influence(features, whole, reference).var(ddof=1) / n
-    # Half by half: the mean influence on the statistics of the same half is another than on those
-    # of the other one.
+    # One half at a time: influences on its own statistics and on those of the other half have
+    # different means.
     influences = np.array([influence(features, part, reference) for part in parts])
     shared = sum(len(half) * np.cov(influences[:, half])[0, 1] for half in halves)
-    # What single features contribute is at most all; the estimate of it may not be.
+    # Single features contribute no more than the whole variance, but their estimate may exceed it.
     first_order = np.clip(shared / n**2, 0.0, jackknife)
     return FrechetEstimate(
         distance,

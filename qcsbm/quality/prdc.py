@@ -21,8 +21,8 @@ from qcsbm.quality.distances import approximate, blocks, exact, nearest
 from qcsbm.quality.order import by_content
 from qcsbm.runtime.errors import BadInput
 
-# Ways to halve the generated samples. With a quarter of them the variance that they give would vary
-# one and a half times as much from draw to draw.
+# Ways to halve the generated samples. With a quarter as many, the estimated variance would vary one
+# and a half times as much from draw to draw.
 HALVINGS = 100
 
 
@@ -30,8 +30,8 @@ HALVINGS = 100
 class PrecisionRecall:
     """Both shares, and their standard errors over the draw of the generated samples.
 
-    The real ones are held fixed: with others, too, the errors would be larger. ``recall_stderr`` is
-    None for fewer than 2 (k + 1) generated samples.
+    The real samples are held fixed; if they were drawn too, the errors would be larger.
+    ``recall_stderr`` is None for fewer than 2 (k + 1) generated samples.
     """
 
     precision: float
@@ -119,7 +119,7 @@ class _Halves:
         for half, radius in zip(self.half, self.radii, strict=True):
             half[order] = draws.permutation(m) % 2
             found = (half[near] == half[:, None]).cumsum(1) >= k
-            # Eight times as many as needed: it is one in 100 000 that fewer than k are there.
+            # Eight times as many as needed: once in 100 000 fewer than k of them are in the half.
             found[:, -1] = True
             radius[:] = squared[np.arange(m), found.argmax(1)]
         self.covered = np.zeros((halvings, 2, real), dtype=bool)

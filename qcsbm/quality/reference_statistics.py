@@ -26,8 +26,8 @@ def read(path: str | Path) -> tuple[FeatureStatistics, int | None]:
 
     Raises:
         MissingFile: there is no such file.
-        BadInput: arrays are missing, or not of finite real numbers in the shapes that they have to
-            have, or sigma is not symmetric.
+        BadInput: arrays are missing, have other shapes or hold anything but finite real numbers, or
+            sigma is not symmetric.
     """
     if not Path(path).is_file():
         raise MissingFile(f"{path}: found no such file, expected one with {EXPECTED}")
@@ -58,7 +58,7 @@ def _of_moments(path: str | Path) -> FeatureStatistics:
             "and (D, D)"
         )
     _require_finite(path, mu, sigma)
-    # Sums in another order may differ by rounding in the precision that the file is in.
+    # Sums in another order may differ by rounding, in the precision of the file.
     scale = np.abs(sigma).max(initial=0)
     asymmetry = np.abs(sigma - sigma.T).max(initial=0)
     if asymmetry > 1e3 * np.finfo(sigma.dtype).eps * scale:

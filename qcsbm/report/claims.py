@@ -1,10 +1,10 @@
 """The paper's claims as predicates on what was measured, and what the measurements say of them.
 
-A claim says which sign the effect has: that of the difference between a model and its control, the
-unregularised score model that was trained alike and for as many steps, or between two fields. The
-differences are paired: models of one seed saw the same data and noise. Of Asym, NAsym and the
-Fréchet distance, which are positive and vary over seeds by factors, they are those of logarithms,
-shown as ratios: with three to five seeds and log-normal values of standard deviation 0.5 and 1,
+A claim says which sign an effect has. An effect is the difference between a model and its control,
+the unregularised score model that was trained alike and for as many steps, or between two fields.
+Differences are paired: models of one seed saw the same data and noise. Asym, NAsym and the Fréchet
+distance are positive and vary over seeds by factors; differences are taken of their logarithms and
+shown as ratios. With three to five seeds and log-normal values of standard deviation 0.5 and 1,
 Student's interval of a ratio covers the truth 95 times in 100, that of a difference 93 and 82.
 
 With the 95 % interval of Student's t over seeds, a claim **holds** if the whole interval has its
@@ -19,7 +19,6 @@ References:
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,14 +32,14 @@ HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 
 LIMITS = "A conservative parameterisation limits what the model can learn"
 LOWERS = "L_QC lowers the asymmetry"
-GAINS_NLL = "L_QC does not cost likelihood, and gains it"
+GAINS_NLL = "L_QC improves likelihood"
 GAINS_QUALITY = "L_QC improves samples"
 COSTS_STEPS = "At equal error, non-conservativeness costs sampling steps"
 UNTIED = "A model can be conservative without tied weights"
 IF_AND_ONLY_IF = "The autoencoder is conservative if and only if RWᵀ = WRᵀ"
 
 # For each kind of model: what is claimed, of which metrics, and whether they are better than the
-# control's. Which of two names a metric has depends on the network that extracts features.
+# control's. A metric with two names is called by one of them, as the feature extractor decides.
 DISTANCE, SCORE = ("fid", "fd"), ("is", "cs")
 ABOUT_MODELS: dict[str, list[tuple[str, list[tuple[str, ...]], bool]]] = {
     "conservative": [(LIMITS, [("nll",), DISTANCE], False)],
@@ -58,9 +57,9 @@ RATIOS = ("asym", "nasym", *DISTANCE)
 class Judgement:
     """A claim on ``subject``, the ``effect`` that was measured and its interval, and the verdict.
 
-    The effect is a mean difference, or a geometric mean ratio, as ``scale`` says. ``effect``,
-    ``low`` and ``high`` are None where nothing was measured; ``low`` and ``high`` are too for fewer
-    than two of the ``n`` pairs. ``why`` explains a verdict that needs it.
+    The effect is a mean difference, or a geometric mean ratio, as ``scale`` says; ``n`` is the
+    number of pairs. ``effect`` is None if there are none, ``low`` and ``high`` are None if there
+    are fewer than two. ``why`` explains a verdict that needs it.
     """
 
     claim: str
@@ -87,7 +86,7 @@ def judge(
 ) -> Judgement:
     """The judgement of a claim that the mean of ``differences`` (n,) has this ``sign``.
 
-    With the ``scale`` "ratio" they are those of logarithms.
+    With the ``scale`` "ratio" they are differences of logarithms.
     """
     shown, none = (_exp, 1) if scale == "ratio" else (float, 0)
     n = len(differences)
@@ -217,7 +216,7 @@ def about_tying(outcomes: pd.DataFrame, counterexample: float) -> list[Judgement
         None,
         1,
         FAILS if counterexample > 0 else UNDECIDED,
-        "necessary, not sufficient: a counterexample, exact",
+        "necessary, not sufficient: an exact counterexample",
     )
     return [existence, refuted]
 
@@ -271,14 +270,15 @@ def sections(judgements: Sequence[Judgement], spec: Claims) -> list[Section]:
         for claim in claims
     ]
     notes = [
-        "Effects compare with the control with the same seed, steps, data and noise: × is the "
-        "ratio to it, of Asym, NAsym and the Fréchet distance, all others are differences. "
-        "Intervals are Student's, at 95 %, over seeds, of ratios on their logarithms. A claim "
-        "holds or fails only where the whole interval lies on one side of no effect, a ratio of 1 "
-        "or a difference of 0; with one seed it is undecided.",
+        "Effects compare a model with its control, which has the same seed, steps, data and noise. "
+        "× marks ratios, which are those of Asym, NAsym and the Fréchet distance; all other "
+        "effects are differences. Intervals are Student's at 95 % over seeds, and those of ratios "
+        "are computed on logarithms. A claim holds or fails only if the whole interval lies on one "
+        "side of no effect, which is a ratio of 1 or a difference of 0. With one seed it is "
+        "undecided.",
         "Every interval is at 95 % by itself: where there is no effect at all, one comparison in "
         "twenty is decided by chance.",
-        *(f"{subject}: no model trained alike to compare it with." for subject in spec.alone),
+        *(f"{subject}: no model was trained alike to compare with." for subject in spec.alone),
     ]
     found = [Section("Verdicts", ["Claim", *verdicts], summary, notes)]
     columns = ["Of", "Effect on", "Effect", "95 % interval", "n", "Verdict"]

@@ -1,7 +1,7 @@
 """What a reader has to know of the numbers in a table: their seeds, their models, their protocol.
 
-All of it is what the records of the measurements say, so that it is true of the numbers whatever
-has become of the configuration since.
+All of it comes from the records of the measurements, so that it stays true of the numbers when the
+configuration changes.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ TRAINED = [
 def seeds(
     counts: dict[tuple[str, str], int], rows: dict[str, int], methods: dict[str, str]
 ) -> Iterator[str]:
-    """Over how many seeds rows are, and which of their cells, which have ``counts``, over fewer."""
+    """How many seeds the ``rows`` have, and which cells, with ``counts`` of them, have fewer."""
     yield f"Seeds per row: {', '.join(map(str, sorted(set(rows.values()))))}."
     if 1 in counts.values():
         yield (
@@ -42,7 +42,7 @@ def seeds(
 
 
 def training(rows: pd.DataFrame, methods: dict[str, str], names: dict[str, str]) -> Iterator[str]:
-    """How the model of each method was trained; ``names`` are those of the methods in general."""
+    """How the model of each method was trained; ``names`` has labels of what it started from."""
     for method, label in methods.items():
         facts = rows[rows["method"] == method].reindex(columns=TRAINED)
         for trained in facts.dropna(subset="started_from").drop_duplicates().to_dict("records"):
@@ -94,7 +94,7 @@ def failed(
 
 
 def protocol(rows: pd.DataFrame, methods: dict[str, str]) -> Iterator[str]:
-    """How each stage measured, and which methods where they were not measured alike."""
+    """How each stage measured, by method where the methods were not measured alike."""
     for stage, keys in PROTOCOL.items():
         of_stage = rows[rows["stage"] == stage]
         described = [_described(of_stage, key, methods) for key in keys if key in of_stage]

@@ -1,9 +1,9 @@
 """From records to numbers in tidy form, and from those to tables in Markdown, CSV and LaTeX.
 
 Tables show the mean over seeds ± its standard error; a row of one seed shows no ±. What could not
-be measured is shown as such, with the reason below the table, as are how each model was trained and
-how it was measured. On the paper's datasets, its numbers (``qcsbm/paper/table2.csv``,
-``table3.csv``) and the difference stand below, for models that are those of the paper.
+be measured is shown as such. The notes below a table say why it could not, how each model was
+trained, and how it was measured. Below models that are the paper's, on its datasets, stand its
+numbers (``qcsbm/paper/table2.csv``, ``table3.csv``) and the differences.
 
 References:
     On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023),
@@ -203,8 +203,8 @@ def _of_the_paper(
             first, rest = row.differences[:3], row.differences[3:]
             more = f", and {len(rest)} more" if rest else ""
             left_out.append(
-                f"{methods[method]}: the numbers of the paper's {PAPER_METHODS[row['kind']]} do "
-                f"not stand beside it, as it is another: {', '.join(first)}{more}."
+                f"{methods[method]}: the numbers of the paper's {PAPER_METHODS[row['kind']]} are "
+                f"left out, as this row differs: {', '.join(first)}{more}."
             )
         else:
             paper |= {(method, metric): text for metric, text in theirs.items()}
@@ -212,7 +212,7 @@ def _of_the_paper(
 
 
 def _biases(rows: pd.DataFrame, methods: dict[str, str]) -> list[str]:
-    """By how much, as far as it is known, metrics err because samples are finite in number."""
+    """How much metrics err because samples are finite in number, as far as that is known."""
     found = []
     for metric in ("fid", "fd", "is", "cs"):
         of_metric = rows[rows["metric"] == metric]
@@ -221,7 +221,7 @@ def _biases(rows: pd.DataFrame, methods: dict[str, str]) -> list[str]:
         count = " / ".join(str(n) for n in sorted(of_metric["n"].unique()))
         name = f"{HEADINGS[metric][:-2]} of {count} samples"
         if metric in ("is", "cs"):
-            found.append(f"{name} is too small on average: much, if there are many classes.")
+            found.append(f"{name} is too small on average, by much if there are many classes.")
             continue
         plain, infinity = (
             rows[rows["metric"] == key].set_index(["method", "seed"])["value"]
@@ -253,7 +253,7 @@ def format_value(mean: float, stderr: float | None) -> str:
     digits, power = f"{stderr:.1e}".split("e") if stderr else f"{mean:.2e}".split("e")
     last = int(power) - (digits[0] == "1" if stderr else 2)
     numbers = [Decimal(number) for number in ([mean, stderr] if stderr else [mean])]
-    # Of a mean that its error leaves no digit of, it is the error that says the power of ten.
+    # If the error leaves no digit of the mean, the power of ten is the error's.
     exponent = next(filter(None, (_rounded(x, last) for x in numbers))).adjusted()
     if -3 <= exponent < 4:
         return " ± ".join(f"{_rounded(x, min(last, 0)):f}" for x in numbers)

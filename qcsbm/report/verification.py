@@ -38,7 +38,7 @@ class Expected:
 
 @dataclass
 class Report:
-    """What was found: ``problems`` do not fit the experiment file, ``notes`` are to be known.
+    """What was found: ``problems`` contradict the experiment file, ``notes`` do not.
 
     ``records`` has all records that could be read, and ``checksums`` those of files, by path.
     """

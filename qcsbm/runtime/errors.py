@@ -1,7 +1,7 @@
 """The two kinds of exceptions that are no mistake of this package.
 
-Any other exception is one, and the command line lets it end in a traceback. Nothing here imports
-torch, as a dry run needs it.
+Any other exception is a mistake, and the command line lets it end in a traceback. This module
+imports no torch, because dry runs need it.
 """
 
 

@@ -1,8 +1,8 @@
 """What stands in place of a result that could not be computed: a file that says why.
 
-A computation that diverges does so again with the same configuration and seed, so that its end is a
-result like any other. The stage that meets it writes the reason into each of its outputs and ends
-well; a stage that is given such a file passes it on; tables show the reason in place of a number.
+A computation that diverges will diverge again with the same configuration and seed, so that this is
+a result like any other. The stage writes the reason into each of its outputs and ends well; a stage
+that is given such a file passes it on; tables show the reason in place of a number.
 """
 
 import json

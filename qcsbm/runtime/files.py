@@ -17,7 +17,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     The content is on disk before the name is, so that a crash leaves the old file or the new one.
 
     Raises:
-        OSError: it could not be written, for instance as the disk is full.
+        OSError: it could not be written, for instance because the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """One GPU for each process, on a machine where no scheduler hands them out.
 
 Snakemake counts the GPUs that its jobs use on one machine, but does not say which: all jobs would
-take the first. Here a process holds its GPU by a name that one socket of the machine can have at a
-time. Being abstract, see unix(7), it leaves no file behind, holds between users too, and is free
-when the process has ended, however that came.
+take the first. So every GPU has the name of a socket, and the process that binds a socket to it
+holds the GPU: only one can. The name is abstract, see unix(7). It leaves no file behind, all users
+share it, and it is free again when the process ends, for whatever reason.
 """
 
 import errno
@@ -25,9 +25,9 @@ RETRY_S = 1.0
 def claim() -> socket.socket | None:
     """Hold a GPU that no other process holds until this one ends, and hide all others from CUDA.
 
-    Has to be called before CUDA is initialised. GPUs to choose from are those that
-    CUDA_VISIBLE_DEVICES lists, else all. Waits until one is free; where there are none, nothing is
-    held. QCSBM_JOBS_PER_GPU lets that many processes hold the same one.
+    It has to be called before CUDA is initialised. It chooses among the GPUs that
+    CUDA_VISIBLE_DEVICES lists, else among all, and waits until one is free. Where there are none,
+    nothing is held. QCSBM_JOBS_PER_GPU lets that many processes hold the same one.
 
     Raises:
         BadInput: QCSBM_JOBS_PER_GPU is not a positive number.
@@ -53,7 +53,7 @@ def visible() -> list[str]:
 
 
 def take(devices: list[str], jobs: int) -> tuple[str, socket.socket] | None:
-    """One of ``devices`` that fewer than ``jobs`` processes hold, and what holds it while open."""
+    """One of ``devices`` that fewer than ``jobs`` processes hold, and the socket that holds it."""
     # A scheduler gives GPUs to one job only, and may number those of each job from 0.
     allocation = os.environ.get("SLURM_JOB_ID", "")
     for place in range(jobs):

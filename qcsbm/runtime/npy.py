@@ -38,7 +38,7 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
 
     Raises:
         BadInput: there is no such array, it holds Python objects, or its header does not fit the
-            length of the file, which is found out before memory is taken.
+            length of the file. All of this is checked before memory is taken.
     """
     path = Path(path)
     try:

@@ -1,8 +1,8 @@
 """Files that enter an experiment from outside: they count by their content, not by their age.
 
-Their times say nothing, as copies and archives keep old ones. The SHA-256 of a file is noted, and
-believed as long as its inode, size, and times of modification and of change stay the same: the last
-of these cannot be set, so that a file replaced by an older one is read again.
+Their times say nothing, as copies and archives keep old ones. The SHA-256 of a file is noted. The
+note is believed as long as inode, size, time of modification and time of change stay the same.
+Nobody can set the last of these, so that a file replaced by an older one is read again.
 """
 
 import atexit
@@ -50,7 +50,7 @@ def require(path: str | Path, expected: str | None) -> None:
 
 @cache
 def _notes() -> dict[str, object]:
-    """What an earlier process noted; what this one adds is noted as it ends."""
+    """What earlier processes noted; what this one adds is written when it ends."""
     notes = None
     with suppress(OSError, ValueError):
         notes = json.loads(NOTES.read_text(encoding="utf-8"))

@@ -1,9 +1,10 @@
 """The JSON record that every stage leaves: what was measured, how, from what, and at what cost.
 
-``specification`` is what the stage was told, word for word. ``protocol`` is what stands beside its
-numbers: that of the specification, and facts found on the way. ``inputs`` and ``outputs`` are the
-SHA-256 of files by name. All of these and ``metrics`` are the same bytes whenever specification and
-seed are; ``cost`` and ``provenance`` differ from run to run and are left out of comparisons.
+``specification`` is what the stage was told, word for word. ``protocol`` is what a reader of its
+numbers has to know: the protocol of the specification, and facts found on the way. ``inputs`` and
+``outputs`` are the SHA-256 of files by name. The same specification and seed give the same bytes of
+all these and of ``metrics``; ``cost`` and ``provenance`` differ from run to run and are left out of
+comparisons.
 """
 
 import json
@@ -85,7 +86,7 @@ def recorded(
 
     ``spec`` is the stage's specification, see `qcsbm.experiment.specification`. Of the files
     ``inputs`` and ``outputs`` the record keeps checksums. CPU time includes that of processes which
-    this one started and waited for; each of ``processes`` holds a GPU where one is used.
+    this one started and waited for. Where a GPU is used, each of ``processes`` holds one.
     """
     entry = Record(stage, spec.columns())
     # What runs is what was imported: the files may have changed when the block ends.
@@ -192,7 +193,7 @@ def _cpu_s() -> float:
 
 
 def _gpu_cost(start: float, processes: int) -> dict[str, float]:
-    """Time of all GPUs and memory of this process's, if any is used, since ``start``."""
+    """Since ``start``, the time of all GPUs together, and the most memory of this process's GPU."""
     torch = _torch_with_gpu()
     if torch is None:
         return {}

@@ -1,8 +1,8 @@
 """Work of one measurement, split over jobs by whole batches of its protocol.
 
 A shard is called "2-of-5", as Snakemake's scatter calls it. Draws are functions of the batch, so
-that the results do not depend on the number of shards; nor does that number have to divide the
-number of batches, or be smaller.
+that the results do not depend on the number of shards. There may be any number of them, even more
+than batches.
 """
 
 import re
@@ -32,7 +32,7 @@ def join(paths: Iterable[Path], names: Iterable[str]) -> list[np.ndarray]:
     """The arrays ``names`` of all shards, one after the other.
 
     Raises:
-        BadInput: a file does not hold them, or holds such as do not fit those of the others.
+        BadInput: a file does not hold them, or they do not fit those of the others.
     """
     paths = list(paths)
     arrays = []

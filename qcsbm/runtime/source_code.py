@@ -2,7 +2,7 @@
 
 The digest of a stage is that of its module and of all modules of this package that it imports,
 directly or not. It is taken of their syntax trees without docstrings, so that comments and layout
-do not count. That of the whole package is taken of the files' bytes, and costs a few milliseconds.
+do not count. The digest of the whole package is taken of the bytes of its files, in milliseconds.
 """
 
 import ast

@@ -1,7 +1,7 @@
 """Text on terminals, and in logs, that cannot show all of its characters.
 
-Where the encoding of standard output or standard error has no "–" or "σ", as under the locale C,
-plain ASCII takes the place of what is commonly printed, and a backslash escape that of the rest.
+The encoding of standard output or standard error may have no "–" or "σ", as under the locale C.
+Then common characters are printed as plain ASCII, and all others as backslash escapes.
 """
 
 import codecs
@@ -27,7 +27,7 @@ STAND_INS = {
 
 
 def show_plainly() -> None:
-    """Let nothing that this process prints fail for want of a character."""
+    """Have this process print something plain wherever the encoding lacks a character."""
     codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         # What has been put in place of either need not encode at all.

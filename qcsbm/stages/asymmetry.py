@@ -76,5 +76,7 @@ def _at_level(
         times = torch.full((len(x),), t)
         mean, sigma = model.sde.marginal_prob(x, times)
         x_t = mean + bcast(sigma, x) * noise
-        results.append(torch.stack(measure(model, x_t.to(claim_device()), times.to(claim_device()))).cpu())
+        results.append(
+            torch.stack(measure(model, x_t.to(claim_device()), times.to(claim_device()))).cpu()
+        )
     return torch.cat(results, 1).double().numpy()

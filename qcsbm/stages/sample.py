@@ -49,7 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
         for batch in tqdm(batches, mininterval=5.0):
             draws = generator(spec.seed, "sample", batch)
             shape = (size, *data.shape)
-            samples = SAMPLERS[kind](model, model.sde, shape, draws, **options, device=claim_device())
+            samples = SAMPLERS[kind](
+                model, model.sde, shape, draws, **options, device=claim_device()
+            )
             images.append(quantise(samples.x.cpu(), data.levels, protocol.dequantised).numpy())
             nfe.append(samples.nfe.cpu().numpy())
             calls += samples.network_calls

@@ -263,7 +263,7 @@ def test_page_and_document_say_the_same(metrics):
     counts = {row[0]: row[1:] for row in summary.rows}
     assert counts[claims.GAINS_QUALITY] == ["2", "1", "1"]
     assert counts[claims.LOWERS] == ["1", "0", "1"]
-    assert "C on Patches: no model trained alike to compare it with." in summary.notes
+    assert "C on Patches: no model was trained alike to compare with." in summary.notes
     by_heading = {section.heading: section.rows for section in tables_of_claims}
     assert len(by_heading) == 4
     asym, _ = by_heading[f"Digits: {claims.LOWERS}"]

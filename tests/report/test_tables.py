@@ -579,12 +579,12 @@ def test_note_says_what_keeps_the_papers_numbers_away(records):
     (block, *_) = build(tidy(on("cifar10", rows)), specification.table(experiment, "table2"), {})
     assert block.paper == {}
     assert (
-        "U-NCSN++: the numbers of the paper's U-NCSN++ do not stand beside it, as it is another: "
+        "U-NCSN++: the numbers of the paper's U-NCSN++ are left out, as this row differs: "
         "training.batch_size is 64, not 128, training.lr is 0.001, not 0.0002, training.eps is "
         "1e-07, not 1e-08, and 1 more." in block.notes
     )
     (note,) = [n for n in block.notes if n.startswith("QC-NCSN++ (K = 16, batch 8): the numbers")]
-    assert "it is another: u at step 600000: training.batch_size is 64, not 128" in note
+    assert "this row differs: u at step 600000: training.batch_size is 64, not 128" in note
 
 
 def test_notes_say_how_biased_distances_and_scores_are(spec):

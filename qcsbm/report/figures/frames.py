@@ -46,8 +46,8 @@ def compute(
 
     ``chains`` has, for each method, the (method, first step, last step) of all segments that lead
     there, U's among those of QC; a model that was imported has none and gets no row. ``clock`` is
-    "GPU" where one was used, else "CPU". The record of a job that was interrupted tells of the
-    steps after its resumption; their time stands for the others, too.
+    "GPU" where one was used, else "CPU". The record of a job that was interrupted counts only the
+    steps after its resumption; earlier steps are taken to be as fast.
     """
     seconds_per_step, clocks = {}, {}
     for path in records:

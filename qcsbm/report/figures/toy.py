@@ -43,7 +43,7 @@ def examples(
     """Vector fields, their curl and samples: in columns the exact density, C, U and QC.
 
     ``models`` maps the methods to their arrays x, score, curl (`toy.VectorField`) and samples.
-    In place of the exact curl, zero, is the density.
+    The density stands in place of the exact curl, which is zero.
     """
     grid = next(iter(models.values()))["x"]
     half_width = float(grid.max())
@@ -71,7 +71,7 @@ def examples(
 
 
 def curl_limit(models: dict[str, dict[str, np.ndarray]]) -> float:
-    """The colour scale's end: what 99 % of the curls of all models lie below in magnitude."""
+    """The end of the colour scale: 99 % of the curls of all models are smaller in magnitude."""
     return float(np.quantile(np.abs([model["curl"] for model in models.values()]), 0.99))
 
 
