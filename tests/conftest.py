@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,16 +64,21 @@ def score_model(parameterisation, residual, network, sde):
     )
 
 
+def told(**facts):
+    """What a stage is told, by its ``facts`` as they stand in records."""
+    return SimpleNamespace(document=lambda: facts, columns=lambda: facts.get("protocol", {}))
+
+
 def expecting(records):
     """What a stage is told that may put ``records`` together, see
     `qcsbm.experiment.agreement.require`."""
-    told = {"strict": False, "seeds": {}, "records": {}}
+    found = {"version": 1, "strict": False, "seeds": {}, "records": {}}
     for record in records:
         dataset, method, seed = (record[key] for key in ("dataset", "method", "seed"))
-        told["seeds"].setdefault(dataset, []).append(seed)
+        found["seeds"].setdefault(dataset, []).append(seed)
         digest = agreement.digest(record["specification"])
-        told["records"].setdefault(f"{dataset}/{method}", []).append(digest)
-    return told
+        found["records"].setdefault(f"{dataset}/{method}", []).append(digest)
+    return found
 
 
 def pytest_addoption(parser):

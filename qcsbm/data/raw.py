@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from qcsbm.runtime import outside
+from qcsbm.runtime import outside, packages
 from qcsbm.schema.sources import Data, Fingerprint
 
 # Of each source, patterns of its files below its folder.

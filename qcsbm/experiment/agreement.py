@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from qcsbm.runtime.errors import BadInput
 from qcsbm.schema.specifications import Together
@@ -21,14 +22,17 @@ SHARED = {
 }
 SHARED_INPUTS = ("train.npy", "test.npy")
 
+Record = dict[str, Any]
+Key = tuple[Any, ...]
 
-def digest(spec: Mapping) -> str:
+
+def digest(spec: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits of the specification ``spec``, which are the same for all seeds."""
     facts = {key: value for key, value in spec.items() if key != "seed"}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def require(records: Mapping[Path, dict], expected: Together) -> None:
+def require(records: Mapping[Path, Record], expected: Together) -> None:
     """Refuse ``records``, by path, that are not those ``expected``, or that contradict each other.
 
     Their specifications have to be among the `digest`\ s of ``expected.records``.
@@ -37,10 +41,12 @@ def require(records: Mapping[Path, dict], expected: Together) -> None:
         BadInput: one is of another specification or seed, one stands there twice, or two were
             computed from different data.
     """
-    seen: dict[tuple, Path] = {}
+    seen: dict[Key, tuple[Path, str]] = {}
     for path, record in records.items():
         _require_expected(path, record, records, expected)
-        facts = [((*_name(record), digest(record["specification"])), str(path))]
+        facts: list[tuple[Key, str]] = [
+            ((*_name(record), digest(record["specification"])), str(path))
+        ]
         facts += _shared(record)
         for key, value in facts:
             other = seen.setdefault(key, (path, value))
@@ -49,7 +55,7 @@ def require(records: Mapping[Path, dict], expected: Together) -> None:
 
 
 def _require_expected(
-    path: Path, record: dict, records: Mapping[Path, dict], expected: Together
+    path: Path, record: Record, records: Mapping[Path, Record], expected: Together
 ) -> None:
     dataset, method, seed = _name(record)
     known = expected.records.get(f"{dataset}/{method}", [])
@@ -72,11 +78,13 @@ def _require_expected(
         )
     if seed not in expected.seeds.get(dataset, []):
         raise BadInput(
-            f"{path}: found seed {seed}, expected one of {expected['seeds'].get(dataset, [])}"
+            f"{path}: found seed {seed}, expected one of {expected.seeds.get(dataset, [])}"
         )
 
 
-def differences(found: Mapping, expected: Mapping, prefix: str = "") -> Iterator[tuple]:
+def differences(
+    found: Mapping[str, Any], expected: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
     """(key, found, expected) of all values that differ between two specifications, seeds apart."""
     for name in sorted((found.keys() | expected.keys()) - {"seed"}):
         ours, theirs = found.get(name, "nothing"), expected.get(name, "nothing")
@@ -86,7 +94,7 @@ def differences(found: Mapping, expected: Mapping, prefix: str = "") -> Iterator
             yield f"{prefix}{name}", ours, theirs
 
 
-def code_notes(records: Mapping[Path, dict]) -> list[str]:
+def code_notes(records: Mapping[Path, Record]) -> list[str]:
     """A sentence for every stage whose code was not the same for all of ``records``."""
     users: dict[str, dict[str, list[Path]]] = {}
     for path, record in records.items():
@@ -106,7 +114,7 @@ def code_notes(records: Mapping[Path, dict]) -> list[str]:
     return notes
 
 
-def machine_notes(records: Mapping[Path, dict]) -> list[str]:
+def machine_notes(records: Mapping[Path, Record]) -> list[str]:
     """A sentence where processors or versions of PyTorch differ between ``records``."""
     origins = [record["provenance"] for record in records.values() if "provenance" in record]
     devices = sorted({origin["device"] for origin in origins})
@@ -119,17 +127,17 @@ def machine_notes(records: Mapping[Path, dict]) -> list[str]:
     return notes
 
 
-def _name(record: dict) -> tuple:
+def _name(record: Record) -> Key:
     return tuple(record.get(key) for key in ("dataset", "method", "seed"))
 
 
-def _kind(record: dict) -> tuple:
+def _kind(record: Record) -> Key:
     """What tells records of one dataset, method and seed apart."""
     protocol = record["specification"]["protocol"]
     return record["stage"], protocol.get("sampler"), protocol.get("stop")
 
 
-def _shared(record: dict) -> Iterator[tuple[tuple, str]]:
+def _shared(record: Record) -> Iterator[tuple[Key, str]]:
     """Facts of ``record`` that are those of all records with the same key."""
     dataset, protocol = record.get("dataset"), record["protocol"]
     for name in SHARED_INPUTS:
@@ -140,7 +148,7 @@ def _shared(record: dict) -> Iterator[tuple[tuple, str]]:
             yield (dataset, name, *(protocol.get(key) for key in keys)), protocol[name]
 
 
-def _contradiction(path: Path, key: tuple, value: str, other: Path, expected: str) -> str:
+def _contradiction(path: Path, key: Key, value: str, other: Path, expected: str) -> str:
     if value == str(path):
         return f"{path}: found the same measurement as in {other}, expected it once"
     name = key[1]

@@ -8,6 +8,7 @@ here imports torch, so that a dry run stays fast.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -64,7 +65,7 @@ def require_keys_once(path: str | Path) -> None:
             waiting.append((name, value))
 
 
-def load(config: dict, source: str) -> Experiment:
+def load(config: dict[str, Any], source: str) -> Experiment:
     """Check ``config``, read from the file(s) ``source``, and merge its cells.
 
     Raises:
@@ -133,5 +134,5 @@ def load(config: dict, source: str) -> Experiment:
 DATASET_KEYS = {*Dataset.model_fields, "methods"}
 
 
-def _own(raw: dict) -> list[str]:
+def _own(raw: dict[str, Any]) -> list[str]:
     return [key for key in raw if key in Dataset.model_fields]

@@ -21,8 +21,8 @@ FOLDERS = {"data", "figures", "logs", "runs", "tables", "toy"}
 def inconsistencies(experiment: Experiment) -> Iterator[str]:
     """Contradictions in a merged ``experiment``, a sentence each, without the file's name."""
     yield from _taken_names(experiment)
-    for name, dataset in experiment.datasets.items():
-        yield from _data_inconsistencies(name, dataset.data)
+    for dataset in experiment.datasets:
+        yield from _data_inconsistencies(dataset, experiment.datasets[dataset].data)
     for dataset, seeds in experiment.seeds.items():
         if len(set(seeds)) < len(seeds):
             yield f"seeds of {dataset}: found {seeds}, expected each seed once"
@@ -67,9 +67,10 @@ def _taken_names(experiment: Experiment) -> Iterator[str]:
 
 def _data_inconsistencies(name: str, data: Source) -> Iterator[str]:
     for split, whole in data.whole.items():
-        if data.images_in(split) > whole:
+        found = data.images_in(split)
+        if found and found > whole:
             yield (
-                f"datasets.{name}.data.{split}: found {data.images_in(split)}, expected at most "
+                f"datasets.{name}.data.{split}: found {found}, expected at most "
                 f"{whole}, the number of images in the published files"
             )
 
@@ -138,9 +139,11 @@ def _cell_inconsistencies(
                 "checkpoint"
             )
         elif cell.init_from.method:
-            yield from _init_from_inconsistencies(experiment, dataset, method, cell)
-        else:
-            yield from _import_inconsistencies(place, where, cell)
+            parent = cell.init_from.method, cell.init_from.step
+            yield from _init_from_inconsistencies(experiment, dataset, method, cell, *parent)
+        elif cell.init_from.checkpoint:
+            imported = cell.init_from.checkpoint, cell.init_from.step
+            yield from _import_inconsistencies(place, where, cell, *imported)
 
 
 def _sample_inconsistencies(
@@ -190,10 +193,12 @@ def _network_inconsistencies(
             )
 
 
-def _import_inconsistencies(place: str, where: str, cell: Cell) -> Iterator[str]:
-    if not cell.init_from.checkpoint.endswith(".safetensors"):
+def _import_inconsistencies(
+    place: str, where: str, cell: Cell, checkpoint: str, step: int
+) -> Iterator[str]:
+    if not checkpoint.endswith(".safetensors"):
         yield (
-            f"{place}.init_from.checkpoint {where}: found {cell.init_from.checkpoint!r}, expected "
+            f"{place}.init_from.checkpoint {where}: found {checkpoint!r}, expected "
             "a .safetensors file, which import-checkpoint makes of a published one"
         )
     if cell.parameterisation == "energy" or cell.residual:
@@ -201,7 +206,6 @@ def _import_inconsistencies(place: str, where: str, cell: Cell) -> Iterator[str]
             f"{place}.init_from.checkpoint {where}: found one for a method with an energy or a "
             "residual, expected none, as published models of those kinds are others than ours"
         )
-    step = cell.init_from.step
     if step >= cell.stops[0] and cell.stops != [step]:
         yield (
             f"{place}.init_from.step {where}: found {step}, expected less than this method's first "
@@ -211,11 +215,11 @@ def _import_inconsistencies(place: str, where: str, cell: Cell) -> Iterator[str]
 
 
 def _init_from_inconsistencies(
-    experiment: Experiment, dataset: str, method: str, cell: Cell
+    experiment: Experiment, dataset: str, method: str, cell: Cell, parent: str, step: int
 ) -> Iterator[str]:
     place = f"methods.{method}.init_from"
     where = f"(dataset {dataset})"
-    origin = cell.init_from.method
+    origin: str | None = parent
     if origin not in experiment.methods:
         yield (
             f"{place}.method {where}: found {origin!r}, expected one of the methods "
@@ -233,20 +237,20 @@ def _init_from_inconsistencies(
         seen.append(origin)
         further = experiment.cells[dataset, origin].init_from
         origin = further.method if further and further.method in experiment.methods else None
-    parent = experiment.cells[dataset, cell.init_from.method]
-    if cell.init_from.step not in parent.stops:
+    start = experiment.cells[dataset, parent]
+    if step not in start.stops:
         yield (
-            f"{place}.step {where}: found {cell.init_from.step}, expected one of the checkpoints "
-            f"{parent.stops} of method {cell.init_from.method}"
+            f"{place}.step {where}: found {step}, expected one of the checkpoints "
+            f"{start.stops} of method {parent}"
         )
-    if cell.init_from.step >= cell.stops[0]:
+    if step >= cell.stops[0]:
         yield (
-            f"{place}.step {where}: found {cell.init_from.step}, expected less than this method's "
+            f"{place}.step {where}: found {step}, expected less than this method's "
             f"first checkpoint at step {cell.stops[0]}"
         )
     for key in ("parameterisation", "residual", "network", "sde"):
-        if getattr(parent, key) != getattr(cell, key):
+        if getattr(start, key) != getattr(cell, key):
             yield (
                 f"methods.{method}.{key} {where}: found another value than that of method "
-                f"{cell.init_from.method}, expected the same, as training starts from its weights"
+                f"{parent}, expected the same, as training starts from its weights"
             )

@@ -77,8 +77,8 @@ class Experiment:
         return {cell: self._passed(*cell) for cell in self.cells}
 
     def _passed(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
-        found = []
-        last = method, self.cells[dataset, method].steps
+        found: list[tuple[str, int] | None] = []
+        last: tuple[str, int] | None = (method, self.cells[dataset, method].steps)
         while last:
             file = self.imported(dataset, *last)
             found.insert(0, (file or last[0], last[1]))
@@ -92,6 +92,7 @@ class Experiment:
         return [
             (last[0], first[1] if first else 0, last[1])
             for first, last in pairwise(self.passed[dataset, method])
+            if last
         ]
 
     def origins(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
@@ -126,7 +127,7 @@ class Experiment:
         any further has none, as its training is not known.
         """
 
-        def trained(cell: Cell) -> tuple:
+        def trained(cell: Cell) -> tuple[object, ...]:
             training = cell.training.model_copy(update={"processes": 1})
             return training, cell.network, cell.sde, cell.residual
 
@@ -141,7 +142,8 @@ class Experiment:
             passed = self.passed[dataset, other]
             if other == method or start not in passed:
                 continue
-            after = [self.cells[dataset, of] for of, _ in passed[passed.index(start) + 1 :]]
+            later = filter(None, passed[passed.index(start) + 1 :])
+            after = [self.cells[dataset, of] for of, _ in later]
             if self.cells[dataset, other].steps == cell.steps and all(
                 unregularised(c) and trained(c) == trained(cell) for c in after
             ):

@@ -11,6 +11,7 @@ References:
 """
 
 from collections.abc import Iterator
+from typing import Any, Literal
 
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.schema.networks import NCSNpp
@@ -22,7 +23,7 @@ DATASETS = ("cifar10", "cifar100", "imagenet32", "svhn")
 SAMPLERS = ("pc", "ode")
 
 
-def row(dataset: str, kind: str, sampler: str | None) -> dict:
+def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
     """What the paper's row is, under the keys of a cell; ``kind`` is c, u or qc.
 
     ``sampler`` is its type. Table 2, which has none, and Table 3 show two trainings of QC.
@@ -87,7 +88,9 @@ def counterpart(
     configured = cell.samplers.get(sampler) if sampler else None
     if configured and configured.type not in SAMPLERS:
         return None
-    kind = "c" if cell.parameterisation == "energy" else "qc" if cell.regulariser else "u"
+    kind: Literal["c", "u", "qc"] = (
+        "c" if cell.parameterisation == "energy" else "qc" if cell.regulariser else "u"
+    )
     expected = row(name, kind, configured.type if configured else None)
     found = {**cell.model_dump(), "data": experiment.datasets[dataset].data.model_dump()}
     if configured:
@@ -110,7 +113,7 @@ def counterpart(
     )
 
 
-def _differences(found: dict, expected: dict, path: str = "") -> Iterator[str]:
+def _differences(found: dict[str, Any], expected: dict[str, Any], path: str = "") -> Iterator[str]:
     for key, value in expected.items():
         here = found.get(key)
         if isinstance(value, dict) and isinstance(here, dict):

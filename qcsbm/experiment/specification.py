@@ -15,7 +15,7 @@ from qcsbm.experiment.experiment import Experiment
 from qcsbm.quality import extractor_weights
 from qcsbm.runtime import outside
 from qcsbm.schema import specifications as schema
-from qcsbm.schema.document import Cell, Table
+from qcsbm.schema.document import Cell, Table, Toy
 
 VERSIONS = {
     "prepare": 1,
@@ -63,11 +63,10 @@ def prepare(experiment: Experiment, dataset: str) -> schema.Prepare:
 
 
 def classifier(experiment: Experiment, dataset: str) -> schema.Classifier:
-    return schema.Classifier(
-        version=VERSIONS["classifier"],
-        dataset=dataset,
-        protocol=experiment.datasets[dataset].classifier,
-    )
+    protocol = experiment.datasets[dataset].classifier
+    if protocol is None:
+        raise ValueError(f"dataset {dataset}: found no classifier, expected how it is trained")
+    return schema.Classifier(version=VERSIONS["classifier"], dataset=dataset, protocol=protocol)
 
 
 def train(experiment: Experiment, dataset: str, method: str, seed: int, step: int) -> schema.Train:
@@ -75,7 +74,7 @@ def train(experiment: Experiment, dataset: str, method: str, seed: int, step: in
     cell = experiment.cells[dataset, method]
     origin = cell.init_from
     # Of other checkpoints to start from, the workflow itself knows which step they are at.
-    imported = origin if origin and origin.checkpoint and step == cell.stops[0] else None
+    imported = origin.checkpoint if origin and step == cell.stops[0] else None
     return schema.Train(
         version=VERSIONS["train"],
         dataset=dataset,
@@ -86,9 +85,9 @@ def train(experiment: Experiment, dataset: str, method: str, seed: int, step: in
             stop=step,
             training=cell.training,
             regulariser=cell.regulariser,
-            start=imported.step if imported else None,
+            start=origin.step if origin and imported else None,
         ),
-        outside={"init": outside.sha256(imported.checkpoint)} if imported else {},
+        outside={"init": outside.sha256(imported)} if imported else {},
     )
 
 
@@ -291,12 +290,12 @@ def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.
         dataset=dataset,
         method=method,
         seed=seed,
-        protocol=schema.ToyTraining(**experiment.toy.model_dump(exclude={"seeds"})),
+        protocol=schema.ToyTraining(**_toy(experiment).model_dump(exclude={"seeds"})),
     )
 
 
 def toy_table(experiment: Experiment) -> schema.ToyTable:
-    seeds = experiment.toy.seeds
+    seeds = _toy(experiment).seeds
     return schema.ToyTable(
         version=VERSIONS["toy_table"],
         strict=experiment.strict,
@@ -313,8 +312,8 @@ def toy_figure(experiment: Experiment, dataset: str) -> schema.ToyFigure:
     return schema.ToyFigure(
         version=VERSIONS["toy_figure"],
         dataset=dataset,
-        points=experiment.toy.points,
-        seed=experiment.toy.seeds[0],
+        points=_toy(experiment).points,
+        seed=_toy(experiment).seeds[0],
     )
 
 
@@ -344,6 +343,12 @@ def model(cell: Cell) -> schema.Model:
         network=cell.network,
         sde=cell.sde,
     )
+
+
+def _toy(experiment: Experiment) -> Toy:
+    if experiment.toy is None:
+        raise ValueError(f"tier {experiment.tier}: found no two-dimensional examples")
+    return experiment.toy
 
 
 def _expected(

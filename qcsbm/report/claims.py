@@ -19,6 +19,7 @@ References:
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,7 +141,7 @@ def compare(
                 sign = (1 if arrow == "↑" else -1) * (1 if better else -1)
                 sampled = metric in tables.QUALITY_METRICS
                 for sampler in samplers if sampled else [None]:
-                    measure = f"{heading}, {sampler.upper()}" if sampled else heading
+                    measure = f"{heading}, {sampler.upper()}" if sampler else heading
                     of_method, of_control = paired(
                         rows, metric, sampler, compared.method, compared.control
                     )
@@ -252,7 +253,7 @@ def printed(dataset: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "metric", "sampler", "value"])
 
 
-def document(judgements: Sequence[Judgement], spec: Claims) -> dict:
+def document(judgements: Sequence[Judgement], spec: Claims) -> dict[str, Any]:
     """Everything, for JSON."""
     return {"claims": [asdict(judgement) for judgement in judgements], "alone": spec.alone}
 

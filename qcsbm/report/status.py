@@ -89,15 +89,15 @@ class Status(NamedTuple):
 def jobs(experiment: Experiment, dataset: str) -> list[Job]:
     """Everything that must be computed for ``dataset`` before tables and figures can be made."""
     data, logs = layout.data(experiment, dataset), f"{experiment.root}/logs"
-    log, spec = f"{logs}/{dataset}/prepare.log", specification.prepare(experiment, dataset)
-    found = [Job("prepare", dataset, f"{data}/data.json", [log], spec)]
+    log, prepared = f"{logs}/{dataset}/prepare.log", specification.prepare(experiment, dataset)
+    found = [Job("prepare", dataset, f"{data}/data.json", [log], prepared)]
     qualities = [experiment.cells[dataset, method].quality for method in experiment.methods]
     if any(quality.extractor == "classifier" for quality in qualities):
-        log, spec = (
+        log, told = (
             f"{logs}/{dataset}/classifier.log",
             specification.classifier(experiment, dataset),
         )
-        found.append(Job("classifier", dataset, f"{data}/classifier.json", [log], spec))
+        found.append(Job("classifier", dataset, f"{data}/classifier.json", [log], told))
     for name in dict.fromkeys(f"{quality.extractor}.{quality.reference}" for quality in qualities):
         files, log = f"{data}/features/{name}.*.npz", f"{logs}/{dataset}/features.{name}.*.log"
         found.append(Job("reference features", dataset, files, [log]))

@@ -203,7 +203,7 @@ def _of_the_paper(
             first, rest = row.differences[:3], row.differences[3:]
             more = f", and {len(rest)} more" if rest else ""
             left_out.append(
-                f"{methods[method]}: the numbers of the paper's {PAPER_METHODS[row['kind']]} are "
+                f"{methods[method]}: the numbers of the paper's {PAPER_METHODS[row.kind]} are "
                 f"left out, as this row differs: {', '.join(first)}{more}."
             )
         else:

@@ -71,8 +71,8 @@ def records(experiment: Experiment) -> Iterator[Expected]:
         arrays = {name: data / name for name in ("train.npy", "test.npy")}
         cells = [experiment.cells[dataset, method] for method in experiment.methods]
         if any(cell.quality.extractor == "classifier" for cell in cells):
-            spec = specification.classifier(experiment, dataset)
-            yield Expected(data / "classifier.json", spec, arrays)
+            told = specification.classifier(experiment, dataset)
+            yield Expected(data / "classifier.json", told, arrays)
         for method in experiment.methods:
             for seed in experiment.seeds[dataset]:
                 run = dataset, method, seed
@@ -149,7 +149,7 @@ def _verify_record(report: Report, expected: Expected) -> None:
 
 
 def _verify_specification(
-    report: Report, path: Path, found: dict, specification: Specification
+    report: Report, path: Path, found: dict[str, Any], specification: Specification
 ) -> None:
     expected = specification.document()
     for key, value, wanted in differences(found, expected):

@@ -9,6 +9,8 @@ from qcsbm.schema.base import Closed, ConfigError
 
 # The keys that say which member of a union a mapping is.
 TAGS = ("source", "type")
+# Key path and content of one of the places that a model is merged from.
+Layer = tuple[str, dict[str, Any]]
 # What earlier versions called them.
 RENAMED_KEYS = {"asymmetry.levels": "noise_levels", "regulariser.times": "time_sampling"}
 RENAMED_VALUES = {
@@ -18,9 +20,9 @@ RENAMED_VALUES = {
 }
 
 
-def parse(model: type[Closed], source: str, layers: list[tuple[str, dict]]) -> Any:
+def parse(model: type[Closed], source: str, layers: list[Layer]) -> Any:
     """Merge ``layers`` of (key path, mapping), later ones winning, into a ``model``."""
-    merged: dict = {}
+    merged: dict[str, Any] = {}
     for _, layer in layers:
         merged = _merge(merged, layer)
     try:
@@ -29,20 +31,20 @@ def parse(model: type[Closed], source: str, layers: list[tuple[str, dict]]) -> A
         raise ConfigError(sentence(model, error, source, layers)) from None
 
 
-def _merge(base: dict, change: dict) -> dict:
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """``base`` with the keys of ``change``; a mapping of another type takes the place of one."""
     merged = dict(base)
     for key, value in change.items():
         before = merged.get(key)
-        both = isinstance(value, dict) and isinstance(before, dict)
-        types = {part["type"] for part in (before, value) if both and "type" in part}
-        merged[key] = _merge(before, value) if both and len(types) < 2 else value
+        if isinstance(value, dict) and isinstance(before, dict):
+            types = {part["type"] for part in (before, value) if "type" in part}
+            merged[key] = _merge(before, value) if len(types) < 2 else value
+        else:
+            merged[key] = value
     return merged
 
 
-def sentence(
-    model: type[Closed], error: ValidationError, source: str, layers: list[tuple[str, dict]]
-) -> str:
+def sentence(model: type[Closed], error: ValidationError, source: str, layers: list[Layer]) -> str:
     """The first of the errors as one sentence, under the key path of the layer that caused it."""
     errors = error.errors()
     # A misspelt key is also a missing one; what stands in the file is the better thing to name.
@@ -73,7 +75,7 @@ def _problem(model: type[Closed], error: ErrorDetails, path: list[str]) -> str:
     return f"found {short(found)}, expected: {error['msg'][0].lower() + error['msg'][1:]}"
 
 
-def _in_the_file(loc: tuple, layers: list[tuple[str, dict]]) -> list[str]:
+def _in_the_file(loc: tuple[int | str, ...], layers: list[Layer]) -> list[str]:
     """The path of an error without the tags of discriminated unions, which pydantic adds."""
     node: Any = {}
     for _, layer in layers:
@@ -88,7 +90,7 @@ def _in_the_file(loc: tuple, layers: list[tuple[str, dict]]) -> list[str]:
     return path
 
 
-def _known_keys(model: type[Closed], loc: tuple) -> list[str]:
+def _known_keys(model: type[Closed], loc: tuple[int | str, ...]) -> list[str]:
     """The keys of the model that lies at ``loc`` below ``model``."""
     annotation: Any = model
     for part in loc:
@@ -112,7 +114,7 @@ def _models(annotation: Any) -> list[type[Closed]]:
     return [model for option in get_args(annotation) for model in _models(option)]
 
 
-def _tags(model: type[Closed]) -> tuple:
+def _tags(model: type[Closed]) -> tuple[Any, ...]:
     fields = [model.model_fields[tag] for tag in TAGS if tag in model.model_fields]
     return get_args(fields[0].annotation) if fields else ()
 

@@ -14,9 +14,15 @@ class Source(Closed):
     ``whole`` has the number of images in each split of the files, where those are published.
     """
 
-    shape: ClassVar[tuple[int, int, int] | None] = None
-    labelled: ClassVar[bool] = False
     whole: ClassVar[dict[str, int]] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        return None
+
+    @property
+    def labelled(self) -> bool:
+        return False
 
     def images_in(self, split: str) -> int | None:
         """The number of images in ``split``, "train" or "test", None where only the files know."""
@@ -27,11 +33,17 @@ class Digits(Source):
     """The 8 × 8 digits with 17 grey levels that scikit-learn ships."""
 
     total: ClassVar[int] = 1797
-    shape: ClassVar = (1, 8, 8)
-    labelled: ClassVar[bool] = True
     source: Literal["digits"]
     # Both splits have all ten of them.
     test: Annotated[Whole, Field(ge=10, le=total - 10)] = 360
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (1, 8, 8)
+
+    @property
+    def labelled(self) -> bool:
+        return True
 
     def images_in(self, split: str) -> int:
         return self.test if split == "test" else self.total - self.test
@@ -60,9 +72,15 @@ class FromFiles(Source):
 class Published(FromFiles):
     """Colour images of 256 levels with labels, in files that anyone can have."""
 
-    shape: ClassVar = (3, 32, 32)
     levels: ClassVar[int] = 256
-    labelled: ClassVar[bool] = True
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (3, 32, 32)
+
+    @property
+    def labelled(self) -> bool:
+        return True
 
 
 class Cifar10(Published):
@@ -95,8 +113,11 @@ class Own(FromFiles):
 class Idx(Own):
     """Grey images in IDX files, such as Fashion-MNIST, in the folder ``name``."""
 
-    labelled: ClassVar[bool] = True
     source: Literal["idx"]
+
+    @property
+    def labelled(self) -> bool:
+        return True
 
 
 class Folder(Own):
@@ -127,5 +148,5 @@ class Fingerprint(Closed):
     """The files of a dataset: their number, their size, and the SHA-256 of a list of them."""
 
     files: Count
-    bytes: Count
+    bytes: Annotated[Whole, Field(ge=0)]
     sha256: str

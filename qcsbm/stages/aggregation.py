@@ -3,6 +3,7 @@
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 from qcsbm.experiment import agreement
 from qcsbm.runtime.errors import BadInput
@@ -17,7 +18,7 @@ def add_records(parser: argparse.ArgumentParser, model: type[Together], help: st
     parser.add_argument("--records", type=existing, nargs="+", required=True, help=help)
 
 
-def read_records(arguments: argparse.Namespace) -> tuple[dict[Path, dict], list[str]]:
+def read_records(arguments: argparse.Namespace) -> tuple[dict[Path, dict[str, Any]], list[str]]:
     """All records by path, and sentences on what a reader of their numbers must know.
 
     Raises:

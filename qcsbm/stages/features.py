@@ -34,8 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
     name = spec.protocol.extractor
     load = EXTRACTORS[name]
     extractor = load(arguments.weights) if arguments.weights else load()
-    if "weights" in spec.outside:
-        outside.require(extractor_weights.path(name), spec.outside["weights"])
+    path = extractor_weights.path(name)
+    if path and "weights" in spec.outside:
+        outside.require(path, spec.outside["weights"])
     features = logits = np.empty((0, 0), np.float32)
     if batches:
         features, logits = extract(

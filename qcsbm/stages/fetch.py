@@ -4,13 +4,14 @@ torchvision knows the addresses and compares what it got with the published chec
 """
 
 import argparse
+from collections.abc import Callable
 
 from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
 from qcsbm.data.raw import dataset_folder
 from qcsbm.data.splits import SPLITS
 
-READERS = {
+READERS: dict[str, list[tuple[Callable[..., object], dict[str, str]]]] = {
     "cifar10": [(CIFAR10, {})],
     "cifar100": [(CIFAR100, {})],
     "svhn": [(SVHN, {"split": split}) for split in SPLITS],

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -12,6 +13,7 @@ from qcsbm.schema.specifications import Figures
 from qcsbm.stages.aggregation import add_records, read_records
 from qcsbm.stages.arguments import add_data
 
+Records = dict[Path, dict[str, Any]]
 MEASURED = ("likelihood", "asymmetry", "sample", "quality")
 
 
@@ -38,26 +40,26 @@ def run(arguments: argparse.Namespace) -> None:
         style.save(figure, arguments.out / f"figure3_{sampler}")
 
 
-def _asymmetry(records: dict[Path, dict], methods: dict, spec: Figures) -> Figure:
+def _asymmetry(records: Records, methods: dict[str, str], spec: Figures) -> Figure:
     return runs.asymmetry(frames.noise_levels(records), methods, spec.controls)
 
 
-def _learning_curves(records: dict[Path, dict], methods: dict, spec: Figures) -> Figure:
+def _learning_curves(records: Records, methods: dict[str, str], spec: Figures) -> Figure:
     return runs.learning_curves(frames.curves(records), methods, spec.controls)
 
 
-def _metrics_by_seed(records: dict[Path, dict], methods: dict, spec: Figures) -> Figure:
+def _metrics_by_seed(records: Records, methods: dict[str, str], spec: Figures) -> Figure:
     return runs.metrics_by_seed(tables.tidy(list(records.values())), methods)
 
 
-def _quality_against_compute(records: dict[Path, dict], methods: dict, spec: Figures) -> Figure:
+def _quality_against_compute(records: Records, methods: dict[str, str], spec: Figures) -> Figure:
     training = [path for path, record in records.items() if record["stage"] == "train"]
     measured = [record for record in records.values() if record["stage"] != "train"]
     seconds = frames.compute(training, spec.chains)
     return runs.quality_against_compute(tables.tidy(measured), seconds, methods)
 
 
-def _samples(records: dict[Path, dict], sampler: str, data: Path, spec: Figures) -> Figure:
+def _samples(records: Records, sampler: str, data: Path, spec: Figures) -> Figure:
     generated = {
         record["method"]: path.parent / "samples.npy"
         for path, record in records.items()

@@ -32,14 +32,14 @@ def run(arguments: argparse.Namespace) -> None:
         images = np.lib.format.open_memmap(
             temporary, "w+", np.uint8, (n, *describe(arguments.data).shape)
         )
-        nfe, start = [], 0
+        counts, start = [], 0
         for part, evaluations in shards.read(arguments.shards, ["images", "nfe"]):
             part = part[: n - start]
             images[start : start + len(part)] = part
-            nfe.append(evaluations[: len(part)])
+            counts.append(evaluations[: len(part)])
             start += len(part)
         images.flush()
         if start != n:
             raise BadInput(f"{arguments.out}: found {start} samples in all shards, expected {n}")
-        nfe = np.concatenate(nfe)
+        nfe = np.concatenate(counts)
         record.metric("nfe", nfe.mean(), standard_error(nfe), n, "evaluations")

@@ -55,9 +55,15 @@ def run(arguments: argparse.Namespace) -> None:
         record.protocol["step"] = published.step
         record.protocol["converted_from"] = list(published.converted)
         record.protocol["parameters"] = sum(p.numel() for p in model.parameters())
-        tensors = published.model, published.ema, published.exp_avg, published.exp_avg_sq
-        state = TrainingState(published.step, *map(_prefixed, tensors))
-        state.spec, state.code = spec.document(), record.code
+        state = TrainingState(
+            published.step,
+            _prefixed(published.model),
+            _prefixed(published.ema),
+            _prefixed(published.exp_avg),
+            _prefixed(published.exp_avg_sq),
+            spec.document(),
+            code=record.code,
+        )
         checkpoint.save(out, state)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from qcsbm.report import pages, tables
 from qcsbm.runtime.files import write_text
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_text(f"{arguments.out}{suffix}", text)
 
 
-def texts(spec: Table, records: list[dict], notes: list[str]) -> dict[str, str]:
+def texts(spec: Table, records: list[dict[str, Any]], notes: list[str]) -> dict[str, str]:
     """The table that ``spec`` describes, by the suffix of its file; ``notes`` stand below it."""
     sampler = spec.sampler
     title = f"Sample quality, {sampler.upper()} sampler" if sampler else "Likelihood and asymmetry"

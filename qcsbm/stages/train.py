@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from qcsbm.data.splits import describe, open_images
 from qcsbm.runtime import source_code
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     saved.remove()
 
 
-def origin(spec: Train, inputs: list[Path]) -> dict:
+def origin(spec: Train, inputs: list[Path]) -> dict[str, Any]:
     """All that decides what a training ends in: only a state of the same origin is gone on from."""
     code = source_code.stage_digest("train")
     return {**spec.document(), "inputs": [sha256(path) for path in inputs], "code": code}
@@ -97,11 +98,11 @@ class SavedState:
     A state that cannot be used is refused with a warning, and the one before is taken.
     """
 
-    def __init__(self, folder: Path, origin: dict):
+    def __init__(self, folder: Path, origin: dict[str, Any]):
         self.last, self.previous = folder / "last.safetensors", folder / "previous.safetensors"
         self.origin = origin
         self.saved_at = time.monotonic()
-        self.signal = None
+        self.signal: int | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from qcsbm.report.costs import costs, sections
+from qcsbm.schema.specifications import Cost
 
 
 def record(stage, method, seed, cost, metrics=(), **protocol):
@@ -58,10 +59,12 @@ def test_a_gpu_is_counted_by_its_own_time_and_memory():
 
 def test_a_model_that_was_not_trained_here_has_no_cost_of_training():
     frame = costs(run("u", 0, 0) + run("qc", 0, 500)[2:])
-    spec = {
-        "datasets": {"digits": "Digits"},
-        "methods": {"digits": [["u", "U"], ["qc", "QC"], ["c", "C"]]},
-    }
+    spec = Cost(
+        version=1,
+        **{"strict": False, "seeds": {}, "records": {}},
+        datasets={"digits": "Digits"},
+        methods={"digits": [("u", "U"), ("qc", "QC"), ("c", "C")]},
+    )
     failed = {("digits", "c"): ["seed 0: it diverged"], ("patches", "u"): ["seed 0: not here"]}
     (section,) = sections(frame, spec, ["cpu", "cpu"], failed)
     table = pd.DataFrame(section.rows, columns=section.columns).set_index("Method")

@@ -7,7 +7,7 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import expecting, in_process
+from conftest import expecting, in_process, told
 
 from qcsbm.report.figures import frames, runs, style
 from qcsbm.runtime import failure
@@ -270,7 +270,7 @@ def failed(folder, method, *names):
     paths = [folder / f"{name}.json" for name in names]
     for name, path in zip(names, paths, strict=True):
         facts = {"dataset": "x", "method": method, "seed": 0, "version": name, "protocol": {}}
-        failure.write([path], "it diverged", facts)
+        failure.write([path], "it diverged", told(**facts))
     return paths
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, snakemake
+from conftest import ROOT, snakemake, told
 from tqdm import tqdm
 
 from qcsbm.experiment import specification
@@ -359,8 +359,9 @@ def test_watching_ends_when_all_is_done_or_has_failed(experiment, monkeypatch, c
         waited.append(seconds)
         for job in status.jobs(experiment, "digits"):
             path = job.record.removeprefix("results/ci/").replace("*", "1-of-1")
-            put(path, json.dumps({"specification": job.specification}))
-        failure.write([Path(f"results/ci/runs/{U}/step60.json")], "diverged", {"protocol": {}})
+            spec = job.specification
+            put(path, json.dumps({"specification": spec and spec.document()}))
+        failure.write([Path(f"results/ci/runs/{U}/step60.json")], "diverged", told(protocol={}))
 
     monkeypatch.setattr(stage.time, "sleep", finish)
     stage.run(arguments("--configfile", "ci.yaml", "--watch"))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, expecting, in_process
+from conftest import ROOT, expecting, in_process, told
 
 from qcsbm.experiment import config, paper_rows, specification
 from qcsbm.report import pages
@@ -278,10 +278,8 @@ def edited():
 def test_every_measurement_says_how_its_model_was_trained(edited, stage):
     def trained(method):
         arguments = ["pc"] if stage in ("sample", "quality") else []
-        protocol = getattr(specification, stage)(edited, "digits", method, 0, *arguments)[
-            "protocol"
-        ]
-        return {key: value for key, value in protocol.items() if key in {*QC, *U}}
+        spec = getattr(specification, stage)(edited, "digits", method, 0, *arguments)
+        return {key: value for key, value in spec.columns().items() if key in {*QC, *U}}
 
     assert trained("u") == U
     assert trained("c") == {**U, "parameterisation": "energy"}
@@ -360,9 +358,9 @@ def test_tables_of_nothing_but_failures_say_why(spec, sampler, tmp_path):
         for seed in (0, 4):
             facts = {"dataset": "digits", "method": method, "seed": seed, "protocol": {"a": 1}}
             paths.append(tmp_path / f"{method}{seed}.json")
-            failure.write(paths[-1:], f"{method} diverged", facts)
-    told = expecting(json.loads(path.read_text()) for path in paths)
-    spec |= {"sampler": sampler, **told}
+            failure.write(paths[-1:], f"{method} diverged", told(**facts))
+    expected = expecting(json.loads(path.read_text()) for path in paths)
+    spec |= {"sampler": sampler, **expected}
     reasons = [f"- {LABELS[m]}, seed {seed}: {m} diverged." for m in LABELS for seed in (0, 4)]
     arguments = ["--records", *paths, "--out", tmp_path / "table"]
     assert in_process("table", "--spec", json.dumps(spec), *arguments) == 0
@@ -370,14 +368,15 @@ def test_tables_of_nothing_but_failures_say_why(spec, sampler, tmp_path):
     assert [line for line in lines if line in reasons] == reasons
     assert pd.read_csv(tmp_path / "table.csv")["seeds"].tolist() == [0, 0, 0]
     assert "QC$^+$" in (tmp_path / "table.tex").read_text()
+    cost = expected | {key: spec[key] for key in ("datasets", "methods")}
     arguments = ["--records", *paths, "--table", tmp_path / "cost"]
-    assert in_process("cost", "--spec", json.dumps(spec), *arguments) == 0
+    assert in_process("cost", "--spec", json.dumps(cost), *arguments) == 0
     lines = (tmp_path / "cost.md").read_text().splitlines()
     assert [line for line in lines if line in reasons] == reasons
     assert "- Nothing was measured." in lines and (tmp_path / "cost.html").exists()
     assert (tmp_path / "cost.csv").read_text() == "dataset,method\n"
     arguments = ["--records", *paths, "--out", tmp_path / "metrics.csv"]
-    assert in_process("gather_records", "--spec", json.dumps(told), *arguments) == 0
+    assert in_process("gather_records", "--spec", json.dumps(expected), *arguments) == 0
     assert pd.read_csv(tmp_path / "metrics.csv").empty
 
 
@@ -442,7 +441,7 @@ def paper(changes=()):
 def test_numbers_of_table_2_stand_beside_ours(records):
     spec = specification.table(paper(), "table2")
     rows = [{**row, "method": "qc_k16"} if row["method"] == "qc" else row for row in records]
-    text = markdown("T", build(tidy(on("cifar10", rows)), table(spec), {}))
+    text = markdown("T", build(tidy(on("cifar10", rows)), spec, {}))
     name = "QC-NCSN++ (K = 16, batch 8)"
     assert paper_lines(text) == [
         ["U-NCSN++", "NLL (bits/dim) ↓", "3.46", "3.4 ± 0.3", "-0.1 ± 0.3"],
@@ -486,7 +485,7 @@ def test_numbers_of_table_3_stand_beside_the_same_sampler_only():
 def beside(experiment, table, dataset="cifar10"):
     """The methods of a table that the paper's numbers stand beside."""
     rows = specification.table(experiment, table).paper[dataset]
-    return {method: row["kind"] for method, row in rows.items() if not row["differences"]}
+    return {method: row.kind for method, row in rows.items() if not row.differences}
 
 
 @pytest.mark.parametrize("dataset", paper_rows.DATASETS)
@@ -568,7 +567,7 @@ def test_an_imported_start_counts_as_the_papers():
         file = {"checkpoint": "u.safetensors", "step": step}
         row = {"steps": step, "checkpoints": [], "init_from": file, "training": {"lr": 1.0}}
         experiment = paper([("methods.other", {"label": "", "parameterisation": "score", **row})])
-        assert paper_rows.counterpart(experiment, "cifar10", "other", "pc")["differences"] == found
+        assert paper_rows.counterpart(experiment, "cifar10", "other", "pc").differences == found
 
 
 def test_note_says_what_keeps_the_papers_numbers_away(records):

@@ -136,9 +136,7 @@ def measured(digits, tmp_path):
     def run(stage, method, *names):
         (tmp_path / "data").symlink_to(digits)
         write_checkpoint(tmp_path / "step60.safetensors", method, cell(method).steps)
-        specified = getattr(specification, stage)(
-            EXPERIMENT, "digits", method, SEED, *names
-        ).document()
+        specified = getattr(specification, stage)(EXPERIMENT, "digits", method, SEED, *names)
         result, record = measure(stage, specified, tmp_path, tmp_path, 1)
         section = {"sample": "quality"}.get(stage, stage)
         part = getattr(cell(method), section).weights

@@ -128,13 +128,13 @@ def test_a_fingerprint_changes_with_the_files_and_with_nothing_else(tmp_path, mo
     assert raw.fingerprint(data) is None
     folder = put_arrays(tmp_path / "cells")
     first = raw.fingerprint(data)
-    assert first["files"] == 2 and first["bytes"] == 2 * (folder / "test.npy").stat().st_size
+    assert first.files == 2 and first.bytes == 2 * (folder / "test.npy").stat().st_size
     (folder / "README.txt").write_text("no file of the dataset")
     os.utime(folder / "test.npy", (1, 1))
     assert raw.fingerprint(data) == first
     # Added, removed, renamed.
     shutil.copy(folder / "test.npy", folder / "test_labels.npy")
-    assert raw.fingerprint(data)["sha256"] != first["sha256"]
+    assert raw.fingerprint(data).sha256 != first.sha256
     (folder / "test_labels.npy").unlink()
     assert raw.fingerprint(data) == first
     # Replaced in place by a file of the same size and age.
@@ -142,7 +142,7 @@ def test_a_fingerprint_changes_with_the_files_and_with_nothing_else(tmp_path, mo
     np.save(folder / "test.npy", np.load(folder / "test.npy")[::-1].copy())
     os.utime(folder / "test.npy", ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert (folder / "test.npy").stat().st_size == facts.st_size
-    assert raw.fingerprint(data)["sha256"] != first["sha256"]
+    assert raw.fingerprint(data).sha256 != first.sha256
 
 
 @pytest.mark.parametrize("source", raw.PATTERNS)
@@ -158,7 +158,7 @@ def test_every_source_has_files_that_are_looked_for(source, tmp_path, monkeypatc
     document = {"label": "", "data": {"source": source, **documents.get(source, {})}}
     data = config.parse(config.Dataset, "test", [("", document)]).data
     if source in raw.PACKAGED:
-        assert raw.fingerprint(data)["files"] == len(raw.PATTERNS[source])
+        assert raw.fingerprint(data).files == len(raw.PATTERNS[source])
         return
     for pattern in raw.PATTERNS[source]:
         path = raw.folder(data) / re.sub(r"\[.*\]", "y", pattern).replace("*", "1")
@@ -166,7 +166,7 @@ def test_every_source_has_files_that_are_looked_for(source, tmp_path, monkeypatc
         path.write_text("")
     hidden = raw.folder(data) / ".hidden"
     hidden.write_text("")
-    assert raw.fingerprint(data)["files"] == len(raw.PATTERNS[source])
+    assert raw.fingerprint(data).files == len(raw.PATTERNS[source])
 
 
 def test_prepare_refuses_other_files_than_it_was_planned_with(tmp_path, monkeypatch, capsys):
@@ -423,7 +423,7 @@ def other_version(document):
         (other_files, "1.json: found test.npy 111111111111…, expected 000000000000… as in "),
     ],
 )
-@pytest.mark.parametrize("stage", ["table", "metrics"])
+@pytest.mark.parametrize("stage", ["table", "gather_records"])
 def test_a_mixture_is_refused(two_seeds, stage, change, sentence, tmp_path, capsys):
     records = [record(two_seeds, seed=seed) for seed in (0, 1)]
     change(records[1])

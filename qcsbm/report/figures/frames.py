@@ -3,7 +3,7 @@
 Every path given is that of a record; other files of its stage lie beside it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ def _beside(records: Iterable[Path]) -> pd.DataFrame:
 
 
 def compute(
-    records: Iterable[Path], chains: dict[str, Sequence[tuple[str, int, int]]]
+    records: Iterable[Path], chains: Mapping[str, Sequence[tuple[str, int, int]]]
 ) -> pd.DataFrame:
     """Seconds of training behind the final checkpoint of every run: method, seed, seconds, clock.
 
