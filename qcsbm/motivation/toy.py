@@ -40,9 +40,9 @@ from qcsbm.sampling.likelihood import log_likelihood
 from qcsbm.sampling.solver import integrate
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import PARAMETERISATIONS, ScoreModel
-from qcsbm.score.sde import VESDE, bcast
+from qcsbm.score.sde import VE, bcast
 
-SDE = VESDE(sigma_min=0.1, sigma_max=3.0)
+SDE = VE(sigma_min=0.1, sigma_max=3.0)
 LEARNING_RATE = 7.5e-4
 MAX_GRADIENT_NORM = 1.0
 
@@ -224,7 +224,7 @@ def evaluate(model: Score, test: NoisedPoints) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _SDEFrom(VESDE):
+class _SDEFrom(VE):
     """The SDE with the distribution at t = 1 given instead of N(0, σ_max² I)."""
 
     prior: Mixture = GAUSSIAN_PRIOR

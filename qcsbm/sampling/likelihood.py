@@ -25,7 +25,7 @@ from qcsbm.conservativeness.asymmetry import Score
 from qcsbm.conservativeness.products import jacobian, rademacher, vjp
 from qcsbm.data.quantisation import bits_per_dim_offset, require_dequantised
 from qcsbm.sampling.solver import integrate
-from qcsbm.score.sde import VESDE
+from qcsbm.score.sde import VE
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def exact_divergence(s: Tensor, x: Tensor) -> Tensor:
 
 def log_likelihood(
     score: Score,
-    sde: VESDE,
+    sde: VE,
     x: Tensor,
     probes_generator: torch.Generator,
     divergence: str = "hutchinson",
@@ -93,7 +93,7 @@ def bits_per_dim(log_prob: Tensor, d: int, levels: int) -> Tensor:
 
 def nll_bits_per_dim(
     score: Score,
-    sde: VESDE,
+    sde: VE,
     x: Tensor,
     levels: int,
     probes_generator: torch.Generator,

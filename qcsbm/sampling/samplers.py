@@ -32,7 +32,7 @@ from qcsbm.conservativeness.asymmetry import Score
 from qcsbm.runtime.errors import Diverged
 from qcsbm.sampling.solver import integrate
 from qcsbm.score.models import ScoreModel
-from qcsbm.score.sde import VESDE, bcast
+from qcsbm.score.sde import VE, bcast
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Samples:
 
 
 def reverse_diffusion_step(
-    score: Score, sde: VESDE, x: Tensor, i: int, n: int, z: Tensor
+    score: Score, sde: VE, x: Tensor, i: int, n: int, z: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Step ``i`` of the ``n`` ≥ 2 predictor steps, from σ_k to σ_{k-1} with k = n − 1 − i.
 
@@ -92,7 +92,7 @@ def langevin_dynamics(
 @torch.no_grad()
 def pc_sample(
     score: Score,
-    sde: VESDE,
+    sde: VE,
     shape: tuple[int, ...],
     generator: torch.Generator,
     steps: int,
@@ -136,7 +136,7 @@ def pc_sample(
 @torch.no_grad()
 def ode_sample(
     score: Score,
-    sde: VESDE,
+    sde: VE,
     shape: tuple[int, ...],
     generator: torch.Generator,
     rtol: float,
@@ -173,7 +173,7 @@ def _without_tracking(score: Score) -> Score:
     return torch.inference_mode()(score) if type(score) is ScoreModel else score
 
 
-def _time(sde: VESDE, x: Tensor, i: int, n: int) -> Tensor:
+def _time(sde: VE, x: Tensor, i: int, n: int) -> Tensor:
     """Time (B,) of step ``i``: the point ``i`` of ``n`` equidistant ones from 1 to epsilon."""
     return x.new_full((len(x),), float(torch.linspace(1, sde.epsilon, n, dtype=torch.float64)[i]))
 

@@ -21,7 +21,7 @@ from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.seeding import derive
 from qcsbm.schema.specifications import Model
-from qcsbm.score.sde import VESDE, bcast
+from qcsbm.score.sde import VE, bcast
 
 
 class ScoreModel(nn.Module):
@@ -31,7 +31,7 @@ class ScoreModel(nn.Module):
     its output, stay as they are.
     """
 
-    def __init__(self, network: nn.Module, sde: VESDE, residual: bool = False):
+    def __init__(self, network: nn.Module, sde: VE, residual: bool = False):
         super().__init__()
         self.network = network
         self.sde = sde
@@ -90,6 +90,6 @@ def build(
     if seed is not None:
         torch.manual_seed(derive(seed, "init"))
     network = model.network.model_dump(exclude={"type"})
-    sde = VESDE(**model.sde.model_dump(exclude={"type"}))
+    sde = VE(**model.sde.model_dump(exclude={"type"}))
     net = NCSNpp(image_size=height, channels=channels, **network)
     return PARAMETERISATIONS[model.parameterisation](net, sde, model.residual)

@@ -21,9 +21,9 @@ from qcsbm.sampling.likelihood import (
     nll_bits_per_dim,
 )
 from qcsbm.score.models import EnergyScoreModel, ScoreModel
-from qcsbm.score.sde import VESDE
+from qcsbm.score.sde import VE
 
-SDE = VESDE()
+SDE = VE()
 TIGHT = {"rtol": 1e-9, "atol": 1e-11}
 MU = torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64)
 FACTOR = torch.tensor([[0.2, 0.0, 0.0], [0.1, 0.15, 0.0], [-0.1, 0.05, 0.1]], dtype=torch.float64)
@@ -215,7 +215,7 @@ class Network(nn.Module):
 @pytest.mark.parametrize("model", [ScoreModel, EnergyScoreModel])
 def test_model_likelihood_matches_an_independent_solver(model):
     # A narrow range of noise keeps the flow of an untrained network tame.
-    sde = VESDE(sigma_min=0.1, sigma_max=2.0)
+    sde = VE(sigma_min=0.1, sigma_max=2.0)
     score = model(Network(), sde, residual=True)
     x = torch.tensor([[0.2, 0.8], [0.6, 0.1]], dtype=torch.float64)
 
@@ -258,7 +258,7 @@ def contraction(x, t):
 
 
 def test_probes_stay_with_their_samples():
-    sde = VESDE(sigma_min=0.1, sigma_max=1.0)
+    sde = VE(sigma_min=0.1, sigma_max=1.0)
     x = torch.tensor([[0.5, 0.3], [0.2, -0.7], [0.9, 0.8], [-0.4, 0.1]], dtype=torch.float64)
     # Samples leave from the front, from the middle and from the end of the batch.
     k = torch.tensor([[1.0], [40.0], [10.0], [4.0]], dtype=torch.float64)
@@ -301,7 +301,7 @@ def test_published_function_of_the_benchmark_computes_the_same_quantity():
     spec = importlib.util.spec_from_file_location("likelihood_benchmark", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    model = ScoreModel(Network(), VESDE(sigma_min=0.1, sigma_max=2.0))
+    model = ScoreModel(Network(), VE(sigma_min=0.1, sigma_max=2.0))
     x = torch.tensor([[0.2, 0.8], [0.6, 0.1], [0.4, 0.4]], dtype=torch.float64)
     published, ours = (
         f(model, x, probes_generator=generator(0), rtol=1e-8, atol=1e-10).log_prob

@@ -15,9 +15,9 @@ from qcsbm.sampling.samplers import (
 )
 from qcsbm.sampling.solver import integrate
 from qcsbm.score.models import EnergyScoreModel, ScoreModel
-from qcsbm.score.sde import VESDE, bcast
+from qcsbm.score.sde import VE, bcast
 
-SDE = VESDE()
+SDE = VE()
 WEIGHTS = torch.tensor([0.3, 0.7])
 MEANS = torch.tensor([[0.2, 0.3], [0.8, 0.6]])
 SPREAD = 0.05
@@ -58,7 +58,7 @@ class Counting:
     ("i", "variance", "time"), [(0, 16 - 4, 1.0), (1, 4 - 1, 0.55), (2, 1 - 0, 0.1)]
 )
 def test_reverse_diffusion_step_by_hand(i, variance, time):
-    sde = VESDE(sigma_min=1.0, sigma_max=4.0, epsilon=0.1)  # three scales: 1, 2, 4
+    sde = VE(sigma_min=1.0, sigma_max=4.0, epsilon=0.1)  # three scales: 1, 2, 4
     x = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
     z = torch.tensor([[0.5, 3.0]], dtype=torch.float64)
     x_next, x_mean = reverse_diffusion_step(lambda x, t: x * t[:, None], sde, x, i, 3, z)
@@ -259,7 +259,7 @@ class Halved(nn.Module):
 
 @pytest.mark.parametrize(("model", "factor"), [(ScoreModel, 0.5), (EnergyScoreModel, -0.25)])
 def test_samplers_take_models_and_record_no_graph(model, factor):
-    sde = VESDE(sigma_min=0.1, sigma_max=1.0)
+    sde = VE(sigma_min=0.1, sigma_max=1.0)
 
     def closed_form(x, t):
         return factor * x / sde.sigma(t)[:, None]

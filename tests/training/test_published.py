@@ -19,12 +19,12 @@ from qcsbm.sampling.likelihood import hutchinson_divergence
 from qcsbm.sampling.samplers import langevin_step, pc_sample, reverse_diffusion_step
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import EnergyScoreModel, ScoreModel
-from qcsbm.score.sde import VESDE, bcast
+from qcsbm.score.sde import VE, bcast
 from qcsbm.training.published import published_names, read_published
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ncsnpp.json").read_text())
 SHAPE = (3, 3, 8, 8)
-SDE = VESDE()
+SDE = VE()
 
 
 def is_projection(name: str) -> bool:

@@ -545,7 +545,7 @@ def test_a_checkout_tells_its_commit_and_whether_it_was_changed(tmp_path, monkey
     clear()
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     assert source_code.commit() == {"commit": head.strip(), "dirty": False}
-    (tmp_path / "qcsbm/score/sde.py").write_text("")
+    (tmp_path / "qcsbm/score/models.py").write_text("")
     clear()
     assert source_code.commit()["dirty"]
     monkeypatch.undo()
