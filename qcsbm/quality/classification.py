@@ -21,7 +21,7 @@ from qcsbm.data.quantisation import to_unit
 from qcsbm.nets.classifier import Classifier
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic
-from qcsbm.runtime.seeding import derive, generator
+from qcsbm.runtime.seeding import generator, global_generator
 from qcsbm.training.checkpoint import write_tensors
 
 BATCH_SIZE = 64
@@ -48,8 +48,8 @@ def train_classifier(
             f"labels: found {labels[0]} for every image, expected at least two classes for the "
             "classifier to tell apart"
         )
-    torch.manual_seed(derive(0, "classifier"))
-    model = Classifier(images.shape[1], int(labels.max()) + 1)
+    with global_generator(torch.device("cpu"), 0, "classifier"):
+        model = Classifier(images.shape[1], int(labels.max()) + 1)
     optimiser = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     x, y = to_unit(torch.from_numpy(images), levels), torch.from_numpy(labels)

@@ -14,12 +14,14 @@ References:
     https://openreview.net/forum?id=9AS-TF2jRNb
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
-from qcsbm.runtime.seeding import derive
+from qcsbm.runtime.seeding import global_generator
 from qcsbm.schema.specifications import Model
 from qcsbm.score.sde import VE, bcast
 
@@ -79,7 +81,8 @@ def build(
 ) -> ScoreModel:
     """The ``model`` of a cell for images of ``shape`` (C, H, W), with freshly drawn weights.
 
-    The same ``seed`` gives the same initial weights whatever the parameterisation.
+    The same ``seed`` gives the same initial weights whatever the parameterisation; without one they
+    come from PyTorch's global generator, which is otherwise left as it was.
 
     Raises:
         BadInput: images that are not square, or that the network cannot take.
@@ -87,9 +90,9 @@ def build(
     channels, height, width = shape
     if height != width:
         raise BadInput(f"images of {height} × {width} pixels: found, expected square ones")
-    if seed is not None:
-        torch.manual_seed(derive(seed, "init"))
     network = model.network.model_dump(exclude={"type"})
     sde = VE(**model.sde.model_dump(exclude={"type"}))
-    net = NCSNpp(image_size=height, channels=channels, **network)
+    cpu = torch.device("cpu")
+    with nullcontext() if seed is None else global_generator(cpu, seed, "init"):
+        net = NCSNpp(image_size=height, channels=channels, **network)
     return PARAMETERISATIONS[model.parameterisation](net, sde, model.residual)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.runtime.errors import Diverged
-from qcsbm.runtime.seeding import derive, generator, permutation
+from qcsbm.runtime.seeding import generator, global_generator, permutation
 from qcsbm.schema.training import Regulariser, Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel
@@ -102,8 +102,6 @@ def train(
         range(start + 1, stop + 1), initial=start, total=stop, mininterval=5.0, disable=rank > 0
     )
     for step in progress:
-        # Dropout is the only draw left to the global generator.
-        torch.manual_seed(derive(seed, "dropout", step, *([rank] if rank else [])))
         x_0, t, z = draw_batch(images, levels, order(step), training, model, seed, step)
         probes, weights = None, torch.ones_like(t)
         if regulariser and step % regulariser.every == 0:
@@ -111,7 +109,9 @@ def train(
             probes = whole[:, own].to(device)
         estimator = regulariser.estimator if regulariser else "trace"
         x_0, t, z, weights = (tensor[own].to(device) for tensor in (x_0, t, z, weights))
-        loss = training_loss(model, x_0, t, z, probes, estimator)
+        # Dropout is the only draw left to the global generator.
+        with global_generator(device, seed, "dropout", step, *([rank] if rank else [])):
+            loss = training_loss(model, x_0, t, z, probes, estimator)
         total = dsm = (weights * loss.dsm).sum() / training.batch_size
         qc = torch.zeros_like(dsm)
         if loss.qc is not None:

@@ -49,7 +49,9 @@ def test_classifier_learns_from_the_training_split_and_is_tried_on_the_test_spli
     test.labels[:20] = 1 - test.labels[:20]
     train = halves(200, 0)
     assert run(train, test) == 0
+    before = torch.random.get_rng_state()
     expected = classification.train_classifier(train.images, train.labels, 17, 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
     found, share = classification.load(tmp_path / "weights")
     for name, tensor in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor), name

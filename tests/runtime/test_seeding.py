@@ -4,9 +4,10 @@ import hashlib
 import json
 
 import numpy as np
+import pytest
 import torch
 
-from qcsbm.runtime.seeding import derive, generator, permutation
+from qcsbm.runtime.seeding import derive, generator, global_generator, permutation
 
 ADDRESSES = [(0,), (1,), (0, "batch"), (0, "batch", 1), (1, "batch", 1), (0, "times", 1)]
 
@@ -30,3 +31,14 @@ def test_streams_begin_at_their_seed():
     order = permutation(9, 3, "epoch", 7)
     expected = np.random.default_rng(by_hand(3, "epoch", 7)).permutation(9)
     assert list(order) == list(expected) and sorted(order) == list(range(9))
+
+
+def test_the_global_generator_begins_the_stream_and_is_then_where_it_was():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    with pytest.raises(KeyError), global_generator(torch.device("cpu"), 3, "init", 7):
+        drawn = torch.randn(5)
+        raise KeyError
+    assert torch.equal(torch.random.get_rng_state(), before)
+    expected = torch.randn(5, generator=torch.Generator().manual_seed(by_hand(3, "init", 7)))
+    assert torch.equal(drawn, expected)

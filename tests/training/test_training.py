@@ -60,6 +60,23 @@ def test_regulariser_of_weight_zero_changes_nothing(images, estimator):
     )
 
 
+def test_building_and_training_leave_the_global_generator_where_it_was(images):
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.random.get_rng_state()
+        states.append(run(images, 3))  # with dropout
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert_same(*states)
+
+
+def test_weights_without_a_seed_come_from_the_global_generator():
+    torch.manual_seed(derive(3, "init"))
+    first, second = (build(SHAPE, "score", False, NETWORK, SDE) for _ in range(2))
+    assert torch.equal(first.network.stem.weight, fresh().network.stem.weight)
+    assert not torch.equal(first.network.stem.weight, second.network.stem.weight)
+
+
 @pytest.mark.parametrize("every", [None, 7])
 def test_interrupted_training_ends_in_the_same_bytes(every, images, tmp_path):
     regulariser = every and Regulariser(weight=1.0, estimator="antisymmetric", every=every)
