@@ -53,7 +53,8 @@ from qcsbm.schema.training import Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
-from qcsbm.training.loop import BatchOrder, draw_batch, importance_times, train
+from qcsbm.training.loop import BatchOrder, draw_batch, train
+from qcsbm.training.regulariser import importance_times
 
 MODEL = Model(
     parameterisation="score",

@@ -18,15 +18,14 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.quantisation import dequantise, to_unit
 from qcsbm.runtime.errors import Diverged
 from qcsbm.runtime.seeding import generator, global_generator, permutation
 from qcsbm.schema.training import Regulariser, Training
-from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel
 from qcsbm.training import checkpoint, parallel
 from qcsbm.training.checkpoint import TrainingState
+from qcsbm.training.regulariser import QuasiConservative, Unregularised
 
 CURVE_COLUMNS = ("step", "dsm", "qc", "grad_norm")
 WINDOW = 50
@@ -76,24 +75,25 @@ def train(
     """
     device = next(model.parameters()).device
     names = checkpoint.names(model)
-    parameters = [model.get_parameter(name) for name in names]
+    parameters: list[Tensor] = [model.get_parameter(name) for name in names]
     optimiser = torch.optim.Adam(
         parameters, training.lr, betas=(training.beta1, 0.999), eps=training.eps
     )
     ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    start, curve, window, qc_grad = 0, [], [], {}
+    start, held = 0, {}
+    curve: list[list[float | None]] = []
+    window: list[Tensor] = []
     if state is not None:
         checkpoint.restore(model, state.model, "the state to start from")
         checkpoint.restore_adam(optimiser, model, state)
         ema = {name: tensor.to(device).clone() for name, tensor in state.ema.items()}
-        start, curve = state.step, list(state.curve)
+        start, curve, held = state.step, list(state.curve), state.qc_grad
         window = [torch.tensor(row, device=device) for row in state.window]
-        if state.qc_grad and regulariser and regulariser.every > 1:
-            qc_grad = {name: state.qc_grad[name].to(device) for name in names}
+    term = Unregularised(model)
+    if regulariser:
+        term = QuasiConservative(regulariser, model, training.batch_size, seed, held)
     order = BatchOrder(len(images), training.batch_size, seed)
-    rank = parallel.rank()
-    # Of a batch, and of its regularised first part, every process has every n-th sample.
-    own = slice(rank, None, parallel.size())
+    rank, own = parallel.rank(), parallel.share()
     averaged = [ema[name] for name in names]
     model.train()
     model.precision = getattr(torch, training.precision)
@@ -103,32 +103,20 @@ def train(
     )
     for step in progress:
         x_0, t, z = draw_batch(images, levels, order(step), training, model, seed, step)
-        probes, weights = None, torch.ones_like(t)
-        if regulariser and step % regulariser.every == 0:
-            t, weights, whole = draw_regularised(x_0, t, regulariser, model, seed, step)
-            probes = whole[:, own].to(device)
-        estimator = regulariser.estimator if regulariser else "trace"
+        t, weights, probes = term.draw(step, x_0, t)
         x_0, t, z, weights = (tensor[own].to(device) for tensor in (x_0, t, z, weights))
         # Dropout is the only draw left to the global generator.
         with global_generator(device, seed, "dropout", step, *([rank] if rank else [])):
-            loss = training_loss(model, x_0, t, z, probes, estimator)
-        total = dsm = (weights * loss.dsm).sum() / training.batch_size
-        qc = torch.zeros_like(dsm)
-        if loss.qc is not None:
-            qc = (weights[: len(loss.qc)] * loss.qc).sum() / whole.shape[1]
-            if regulariser.every == 1:
-                total = dsm + regulariser.weight * qc
-            else:
-                qc_grad = _gradient(qc, names, parameters)
+            loss = term.loss(x_0, t, z, probes)
+        dsm = (weights * loss.dsm).sum() / training.batch_size
+        total, qc = term.objective(dsm, loss, weights)
 
         optimiser.zero_grad()
         total.backward()
         losses = torch.stack([dsm, qc]).detach()
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         parallel.sum_([*gradients, losses])
-        if qc_grad:
-            # Counting many times in one step instead, it would be cut by the clipping.
-            torch._foreach_add_(gradients, list(qc_grad.values()), alpha=regulariser.weight)
+        term.add_held(gradients)
         grad_norm = clip_grad_norm_(parameters, training.grad_clip)
         for group in optimiser.param_groups:
             group["lr"] = training.lr * min(step / training.warmup, 1)
@@ -139,13 +127,13 @@ def train(
 
         window.append(torch.cat([losses, grad_norm[None]]))
         if step % WINDOW == 0 or step == stop:
-            curve.append(_row(step, window, regulariser))
+            curve.append(_row(step, window, term))
             window = []
             progress.set_postfix_str(f"dsm {curve[-1][1]:.2f}", refresh=False)
         if rank == 0 and save and step != stop and due():
             _require_finite(window, step)
-            save(_state(step, model, ema, optimiser, curve, window, qc_grad))
-    return _state(stop, model, ema, optimiser, curve, [], qc_grad)
+            save(_state(step, model, ema, optimiser, curve, window, term))
+    return _state(stop, model, ema, optimiser, curve, [], term)
 
 
 def draw_batch(
@@ -169,50 +157,12 @@ def draw_batch(
     return x_0, t, torch.randn(x_0.shape, generator=draws)
 
 
-def draw_regularised(
-    x_0: Tensor, t: Tensor, regulariser: Regulariser, model: ScoreModel, seed: int, step: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Times and their weights, both (B,), and probes (K, b, ...) of a step that evaluates L_QC.
-
-    ``x_0`` (B, ...) and uniform ``t`` (B,) are the step's; b of the B samples are regularised.
-    """
-    weights = torch.ones_like(t)
-    if regulariser.time_sampling == "importance":
-        t, weights = importance_times(t, model.sde.epsilon, generator(seed, "times", step))
-    b = regulariser.batch_size or len(x_0)
-    shape = (regulariser.probes, b, *x_0.shape[1:])
-    return t, weights, rademacher(shape, generator(seed, "probes", step))
-
-
-def importance_times(t: Tensor, epsilon: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Times (B,) that favour small t, and the weights (B,) with which means stay unbiased.
-
-    Made from uniform ``t`` (B,): u has one value in each of B equal parts of [0, 1], in random
-    order, and t = ε + (1 − ε)u² the density 1 / 2u relative to the uniform one. Both the strata and
-    the density lower the variance of a mean over the batch.
-
-    References:
-        Variational Diffusion Models (Kingma et al., 2021), Appendix I.1, for the strata;
-        https://arxiv.org/abs/2107.00630
-    """
-    within = (t - epsilon) / (1 - epsilon)
-    u = (torch.randperm(len(t), generator=draws) + within) / len(t)
-    return epsilon + (1 - epsilon) * u.square(), 2 * u
-
-
-def _gradient(qc: Tensor, names: list[str], parameters: list[Tensor]) -> dict[str, Tensor]:
-    """The gradient of ``qc`` by parameter, over all processes; the graph is kept."""
-    gradient = torch.autograd.grad(qc, parameters, retain_graph=True, materialize_grads=True)
-    parallel.sum_(list(gradient))
-    return dict(zip(names, gradient, strict=True))
-
-
-def _row(step: int, window: list[Tensor], regulariser: Regulariser | None) -> list:
+def _row(step: int, window: list[Tensor], term: Unregularised) -> list[float | None]:
     """The row of the curve for the steps of ``window``, which ends at ``step``."""
     _require_finite(window, step)
     dsm, qc, grad_norm = torch.stack(window).sum(0).tolist()
     n = len(window)
-    regularised = step // regulariser.every - (step - n) // regulariser.every if regulariser else 0
+    regularised = term.evaluations(step - n, step)
     return [step, dsm / n, qc / regularised if regularised else None, grad_norm / n]
 
 
@@ -232,9 +182,9 @@ def _state(
     model: ScoreModel,
     ema: dict[str, Tensor],
     optimiser: torch.optim.Adam,
-    curve: list,
+    curve: list[list[float | None]],
     window: list[Tensor],
-    qc_grad: dict[str, Tensor],
+    term: Unregularised,
 ) -> TrainingState:
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
@@ -247,5 +197,5 @@ def _state(
         *checkpoint.adam_moments(optimiser, model),
         curve=list(curve),
         window=[row.tolist() for row in window],
-        qc_grad=qc_grad,
+        qc_grad=term.held,
     )

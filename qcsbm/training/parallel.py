@@ -53,6 +53,11 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def share() -> slice:
+    """The part of a batch that is this process's: every n-th sample of it."""
+    return slice(rank(), None, size())
+
+
 def sum_(tensors: list[Tensor]) -> None:
     """Put the sum over all processes in place of each of ``tensors``.
 

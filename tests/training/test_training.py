@@ -18,7 +18,8 @@ from qcsbm.score.losses import training_loss
 from qcsbm.score.models import build
 from qcsbm.stages.train import SavedState
 from qcsbm.training import checkpoint
-from qcsbm.training.loop import BatchOrder, draw_batch, importance_times, train
+from qcsbm.training.loop import BatchOrder, draw_batch, train
+from qcsbm.training.regulariser import importance_times
 
 SHAPE = (1, 4, 4)
 NETWORK = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.1)

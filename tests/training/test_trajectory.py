@@ -17,7 +17,7 @@ from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.seeding import derive, generator, permutation
 from qcsbm.schema.training import Regulariser, Training
 from qcsbm.score.models import build
-from qcsbm.training import loop as training
+from qcsbm.training import loop, regulariser
 
 SHAPE, IMAGES, BATCH, STEPS, WINDOW = (1, 4, 4), 20, 7, 20, 8
 LEVELS = 17  # k / 16 has no rounding, not even in float32
@@ -68,10 +68,10 @@ CASES = {
 @pytest.fixture(autouse=True)
 def float64(monkeypatch):
     """Weights, draws and probes in float64, for both sides, and short windows of the curve."""
-    default, probes = torch.get_default_dtype(), training.rademacher
+    default, probes = torch.get_default_dtype(), regulariser.rademacher
     torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(training, "rademacher", lambda *arguments: probes(*arguments).double())
-    monkeypatch.setattr(training, "WINDOW", WINDOW)
+    monkeypatch.setattr(regulariser, "rademacher", lambda *arguments: probes(*arguments).double())
+    monkeypatch.setattr(loop, "WINDOW", WINDOW)
     yield
     torch.set_default_dtype(default)
 
@@ -88,7 +88,7 @@ def trained(case, images, stop, regulariser, state=None):
     )
     # As a model is left by whoever measured it.
     model.eval()
-    return training.train(
+    return loop.train(
         model, images, LEVELS, case.training, regulariser, case.seed, stop, copy.deepcopy(state)
     )
 
