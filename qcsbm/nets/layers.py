@@ -171,20 +171,6 @@ class StridedConv(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class UpsampleConv(FIR):
-    """Put zeros between pixels, convolve 3 × 3, then smooth; the border is padded once."""
-
-    def __init__(self, in_channels: int, out_channels: int, taps: Sequence[int]):
-        super().__init__(taps)
-        self.conv = Conv(in_channels, out_channels, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.conv.weight.flip(2, 3).transpose(0, 1)
-        h = F.conv_transpose2d(x, weight, stride=2)
-        h = 4 * self.smooth(h, padding=self.taps // 2 - 1)
-        return h + self.conv.bias[:, None, None]
-
-
 class ResidualBlock(nn.Module):
     """Two 3 × 3 convolutions, the noise embedding added between them, around a shortcut.
 

@@ -2,8 +2,7 @@
 
 An encoder halves the resolution from level to level, a decoder doubles it again and reads the
 encoder's feature maps; residual blocks are conditional on log σ. A pyramid carries the downsampled
-input down the encoder (``progressive_input``) or the output up the decoder (``progressive``). The
-defaults are the published "NCSN++ deep, continuous" for 32 × 32 images.
+input down the encoder (``progressive_input``) or the output up the decoder (``progressive``).
 
 References:
     Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021),
@@ -11,7 +10,6 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,91 +23,36 @@ from qcsbm.nets.layers import (
     ResidualBlock,
     StridedConv,
     Upsample,
-    UpsampleConv,
     combine,
     group_norm,
     linear,
 )
 from qcsbm.runtime.errors import BadInput
-
-CHOICES = {
-    "resblock": ("biggan", "ddpm"),
-    "progressive": ("none", "output_skip", "residual"),
-    "progressive_input": ("none", "input_skip", "residual"),
-    "progressive_combine": ("sum", "cat"),
-    "embedding": ("fourier",),
-}
+from qcsbm.schema import networks
 
 
 class NCSNpp(nn.Module):
     """NCSN++ for images of ``channels`` × ``image_size`` × ``image_size`` in [0, 1].
-
-    Widths are ``nf`` times the entries of ``ch_mult``, one level each; every level has
-    ``num_res_blocks`` residual blocks (one more in the decoder) that resample inside ("biggan") or
-    beside them ("ddpm", there with a convolution if ``resamp_with_conv``), and attention at
-    ``attn_resolutions``. ``fir`` resamples through the filter ``fir_kernel``; otherwise by means
-    and repetition. ``progressive_combine`` says how an input skip joins the feature map.
-    ``fourier_scale`` is the standard deviation of the frequencies of log σ, ``init_scale`` scales
-    the initial variance of the last convolution of every block.
 
     Initial weights and the fixed frequencies come from PyTorch's global generator.
 
     Raises:
         BadInput: the image size cannot be halved from level to level, no level has an attention
             resolution, or group normalisation cannot split a width.
-        ValueError: an unknown choice.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        channels: int,
-        nf: int = 128,
-        ch_mult: Sequence[int] = (1, 2, 2, 2),
-        num_res_blocks: int = 8,
-        attn_resolutions: Sequence[int] = (16,),
-        dropout: float = 0.1,
-        fir: bool = True,
-        fir_kernel: Sequence[int] = (1, 3, 3, 1),
-        skip_rescale: bool = True,
-        resblock: str = "biggan",
-        resamp_with_conv: bool = True,
-        progressive: str = "none",
-        progressive_input: str = "residual",
-        progressive_combine: str = "sum",
-        embedding: str = "fourier",
-        fourier_scale: float = 16.0,
-        init_scale: float = 0.0,
-    ):
+    def __init__(self, image_size: int, channels: int, settings: networks.NCSNpp):
         super().__init__()
-        _check_choices(
-            resblock=resblock,
-            progressive=progressive,
-            progressive_input=progressive_input,
-            progressive_combine=progressive_combine,
-            embedding=embedding,
-        )
-        resolutions = _resolutions(image_size, len(ch_mult), attn_resolutions)
-        blocks = Blocks(
-            nf=nf,
-            channels=channels,
-            dropout=dropout,
-            taps=tuple(fir_kernel) if fir else None,
-            skip_rescale=skip_rescale,
-            resblock=resblock,
-            resamp_with_conv=resamp_with_conv,
-            progressive=progressive,
-            progressive_input=progressive_input,
-            progressive_combine=progressive_combine,
-            init_scale=init_scale,
-        )
-        self.resblock = resblock
-        widths = [nf * multiplier for multiplier in ch_mult]
-        attends = [resolution in attn_resolutions for resolution in resolutions]
-        deepest = len(ch_mult) - 1
+        nf, num_res_blocks = settings.nf, settings.num_res_blocks
+        resolutions = _resolutions(image_size, len(settings.ch_mult), settings.attn_resolutions)
+        blocks = Blocks(channels, settings)
+        self.resblock = settings.resblock
+        widths = [nf * multiplier for multiplier in settings.ch_mult]
+        attends = [resolution in settings.attn_resolutions for resolution in resolutions]
+        deepest = len(widths) - 1
 
         self.embedding = nn.Sequential(
-            FourierEmbedding(nf, fourier_scale),
+            FourierEmbedding(nf, settings.fourier_scale),
             linear(2 * nf, 4 * nf),
             nn.SiLU(),
             linear(4 * nf, 4 * nf),
@@ -134,7 +77,6 @@ class NCSNpp(nn.Module):
 
         self.middle = nn.ModuleList(blocks.stage(width, width, attend) for attend in (True, False))
 
-        output_width: int | None = None
         self.decoder = nn.ModuleList()
         for level in reversed(range(deepest + 1)):
             stages = []
@@ -142,11 +84,12 @@ class NCSNpp(nn.Module):
                 attend = attends[level] and i == num_res_blocks
                 stages.append(blocks.stage(width + skip_widths.pop(), widths[level], attend))
                 width = widths[level]
-            join, output_width = blocks.join_output(output_width, width)
+            join = blocks.join_output(width, begins=level == deepest)
             up = blocks.up(width) if level > 0 else None
             self.decoder.append(DecoderLevel(stages, join, up))
 
-        self.head = None if progressive == "output_skip" else head(width, channels, init_scale)
+        own_heads = settings.progressive == "output_skip"
+        self.head = None if own_heads else head(width, channels, settings.init_scale)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The raw output at x (B, C, H, W) in data units and sigma (B,); shaped like x."""
@@ -163,21 +106,13 @@ class NCSNpp(nn.Module):
         return pyramid if self.head is None else self.head(h)
 
 
-@dataclass(frozen=True)
 class Blocks:
-    """What one configuration builds a level from; ``taps`` is None where nothing is filtered."""
+    """What a level is built from."""
 
-    nf: int
-    channels: int
-    dropout: float
-    taps: tuple[int, ...] | None
-    skip_rescale: bool
-    resblock: str
-    resamp_with_conv: bool
-    progressive: str
-    progressive_input: str
-    progressive_combine: str
-    init_scale: float
+    def __init__(self, channels: int, settings: networks.NCSNpp):
+        self.channels, self.settings = channels, settings
+        # Means and repetition are the filter with two equal taps.
+        self.taps = settings.fir_kernel if settings.fir else [1, 1]
 
     def residual(
         self, in_width: int, out_width: int, resample: nn.Module | None = None
@@ -185,70 +120,51 @@ class Blocks:
         return ResidualBlock(
             in_width,
             out_width,
-            embedding_features=4 * self.nf,
-            dropout=self.dropout,
-            skip_rescale=self.skip_rescale,
-            init_scale=self.init_scale,
-            shortcut_scale=1.0 if self.resblock == "biggan" else 0.1,
+            embedding_features=4 * self.settings.nf,
+            dropout=self.settings.dropout,
+            skip_rescale=self.settings.skip_rescale,
+            init_scale=self.settings.init_scale,
+            shortcut_scale=1.0 if self.settings.resblock == "biggan" else 0.1,
             resample=resample,
         )
 
     def stage(self, in_width: int, out_width: int, attends: bool) -> nn.Module:
-        attention = Attention(out_width, self.skip_rescale, self.init_scale) if attends else None
+        scales = self.settings.skip_rescale, self.settings.init_scale
+        attention = Attention(out_width, *scales) if attends else None
         return Stage(self.residual(in_width, out_width), attention)
 
-    def smoother(self) -> tuple[int, ...]:
-        """Means and repetition are the filter with two equal taps."""
-        return self.taps or (1, 1)
-
-    def down_conv(self, in_width: int, out_width: int) -> nn.Module:
-        if self.taps is None:
-            return StridedConv(in_width, out_width)
-        return DownsampleConv(in_width, out_width, self.taps)
-
-    def up_conv(self, in_width: int, out_width: int) -> nn.Module:
-        return UpsampleConv(in_width, out_width, self.smoother())
-
     def down(self, width: int) -> nn.Module:
-        if self.resblock == "biggan":
-            return self.residual(width, width, Downsample(self.smoother()))
-        if not self.resamp_with_conv:
-            return Resampling(Downsample(self.smoother()))
-        return Resampling(self.down_conv(width, width))
+        return self.resampling(width, Downsample(self.taps))
 
     def up(self, width: int) -> nn.Module:
-        if self.resblock == "biggan":
-            return self.residual(width, width, Upsample(self.smoother()))
-        if not self.resamp_with_conv:
-            return Resampling(Upsample(self.smoother()))
-        return Resampling(self.up_conv(width, width))
+        return self.resampling(width, Upsample(self.taps))
+
+    def resampling(self, width: int, resample: nn.Module) -> nn.Module:
+        if self.settings.resblock == "biggan":
+            return self.residual(width, width, resample)
+        return Resampling(resample)
 
     def join_input(self, pyramid_width: int, width: int) -> tuple[nn.Module | None, int, int]:
         """How the input pyramid joins the encoder, and the widths of both after that."""
-        if self.progressive_input == "residual":
-            resample = self.down_conv(pyramid_width, width)
-            return ResidualPyramid(resample, self.skip_rescale), width, width
-        if self.progressive_input == "input_skip":
-            concatenate = self.progressive_combine == "cat"
-            join = InputSkip(Downsample(self.smoother()), self.channels, width, concatenate)
+        if self.settings.progressive_input == "residual":
+            resample = (
+                DownsampleConv(pyramid_width, width, self.taps)
+                if self.settings.fir
+                else StridedConv(pyramid_width, width)
+            )
+            return ResidualPyramid(resample, self.settings.skip_rescale), width, width
+        if self.settings.progressive_input == "input_skip":
+            concatenate = self.settings.progressive_combine == "cat"
+            join = InputSkip(Downsample(self.taps), self.channels, width, concatenate)
             return join, self.channels, 2 * width if concatenate else width
         return None, pyramid_width, width
 
-    def join_output(
-        self, pyramid_width: int | None, width: int
-    ) -> tuple[nn.Module | None, int | None]:
-        """How the output pyramid (None before it begins) joins the decoder, and its width then."""
-        if self.progressive == "residual":
-            if pyramid_width is None:
-                return OutputStart(head(width, width)), width
-            resample = self.up_conv(pyramid_width, width)
-            return ResidualPyramid(resample, self.skip_rescale), width
-        if self.progressive == "output_skip":
-            to_image = head(width, self.channels, self.init_scale)
-            if pyramid_width is None:
-                return OutputStart(to_image), self.channels
-            return OutputSkip(Upsample(self.smoother()), to_image), self.channels
-        return None, None
+    def join_output(self, width: int, begins: bool) -> nn.Module | None:
+        """How the output pyramid joins the decoder, where it ``begins`` or further up."""
+        if self.settings.progressive == "none":
+            return None
+        to_image = head(width, self.channels, self.settings.init_scale)
+        return OutputStart(to_image) if begins else OutputSkip(Upsample(self.taps), to_image)
 
 
 def head(in_width: int, out_width: int, scale: float = 1.0) -> nn.Sequential:
@@ -372,12 +288,6 @@ class OutputSkip(nn.Module):
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
         return h, self.resample(pyramid) + self.head(h)
-
-
-def _check_choices(**chosen: str) -> None:
-    for key, value in chosen.items():
-        if value not in CHOICES[key]:
-            raise ValueError(f"{key}: {value!r} is unknown, expected one of {CHOICES[key]}")
 
 
 def _resolutions(image_size: int, levels: int, attn_resolutions: Sequence[int]) -> list[int]:

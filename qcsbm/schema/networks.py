@@ -8,7 +8,17 @@ from qcsbm.schema.base import Closed, Count, Fraction, NonNegative, Positive
 
 
 class NCSNpp(Closed):
-    """NCSN++; the keys are those of `qcsbm.nets.ncsnpp.NCSNpp`."""
+    """NCSN++ (Song et al., 2021).
+
+    Widths are ``nf`` times the entries of ``ch_mult``, one level each; every level has
+    ``num_res_blocks`` residual blocks (one more in the decoder) that resample inside ("biggan") or
+    beside them ("ddpm"), and attention at ``attn_resolutions``. ``fir`` resamples through the
+    filter ``fir_kernel``; otherwise by means and repetition. ``progressive_input`` carries the
+    input down the encoder, and ``progressive`` the output up the decoder; ``progressive_combine``
+    says how an input skip joins the feature map. ``skip_rescale`` divides sums of branches by √2.
+    ``fourier_scale`` is the standard deviation of the frequencies of log σ, ``init_scale`` scales
+    the initial variance of the last convolution of every block.
+    """
 
     type: Literal["ncsnpp"]
     nf: Count
@@ -20,8 +30,7 @@ class NCSNpp(Closed):
     fir_kernel: list[Count] = [1, 3, 3, 1]
     skip_rescale: bool = True
     resblock: Literal["biggan", "ddpm"] = "biggan"
-    resamp_with_conv: bool = True
-    progressive: Literal["none", "output_skip", "residual"] = "none"
+    progressive: Literal["none", "output_skip"] = "none"
     progressive_input: Literal["none", "input_skip", "residual"] = "residual"
     progressive_combine: Literal["sum", "cat"] = "sum"
     fourier_scale: Positive = 16.0

@@ -90,9 +90,8 @@ def build(
     channels, height, width = shape
     if height != width:
         raise BadInput(f"images of {height} × {width} pixels: found, expected square ones")
-    network = model.network.model_dump(exclude={"type"})
     sde = VE(**model.sde.model_dump(exclude={"type"}))
     cpu = torch.device("cpu")
     with nullcontext() if seed is None else global_generator(cpu, seed, "init"):
-        net = NCSNpp(image_size=height, channels=channels, **network)
+        net = NCSNpp(height, channels, model.network)
     return PARAMETERISATIONS[model.parameterisation](net, sde, model.residual)

@@ -8,9 +8,9 @@ state dict of an Adam over all parameters, the untrained frequencies of the embe
 where score_sde wrote the file, "step" completes it. The model's ``sigmas``, the noise scales of
 discrete training, are not used by a network that is conditional on log σ.
 
-Networks that upsample by a convolution have no names here: the published code cannot run them, so
-that no such files exist. They are those with ``ddpm`` blocks and ``resamp_with_conv``, and those
-with a residual output pyramid.
+That code has two kinds of networks more, which upsample by a convolution: with ``ddpm`` blocks and
+``resamp_with_conv``, and with a residual output pyramid. It cannot run them, so that no such files
+exist.
 
 References:
     https://github.com/yang-song/score_sde_pytorch (models/ncsnpp.py, models/ema.py, utils.py)
@@ -35,7 +35,6 @@ from qcsbm.nets.layers import (
     FourierEmbedding,
     ResidualBlock,
     StridedConv,
-    UpsampleConv,
 )
 from qcsbm.nets.ncsnpp import InputSkip, NCSNpp, Resampling
 from qcsbm.runtime.errors import BadInput, MissingFile
@@ -68,8 +67,7 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
     Raises:
         MissingFile: there is no such file.
         BadInput: the file holds more than tensors and plain values, is not in this layout, or
-            has missing, unexpected or wrongly shaped tensors or values that are not finite; or the
-            published code cannot run the network.
+            has missing, unexpected or wrongly shaped tensors or values that are not finite.
     """
     contents = _load(Path(path))
     model = _entry(contents, path, dict, "model")
@@ -144,17 +142,7 @@ def _moments(
 
 
 def published_names(network: NCSNpp) -> dict[str, str]:
-    """The published name of every entry of the network's state dict, in the published order.
-
-    Raises:
-        BadInput: the published code cannot run the network.
-    """
-    if any(isinstance(module, UpsampleConv) for module in network.modules()):
-        raise BadInput(
-            "network: found a convolution that upsamples, expected none, as the published code "
-            "cannot run it: ddpm blocks need 'resamp_with_conv: false', and 'progressive: "
-            "residual' has no published form"
-        )
+    """The published name of every entry of the network's state dict, in the published order."""
     blocks = BLOCKS | (DDPM_BLOCKS if network.resblock == "ddpm" else {})
     state = network.state_dict()
     return {

@@ -15,7 +15,7 @@ from qcsbm.experiment import consistency
 from qcsbm.experiment.config import ConfigError, load, read
 from qcsbm.experiment.specification import train
 from qcsbm.nets.ncsnpp import NCSNpp
-from qcsbm.schema import sources
+from qcsbm.schema import networks, sources
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
@@ -480,10 +480,9 @@ def test_a_network_is_refused_where_it_cannot_be_built(quick, size, levels, atte
     quick["datasets"]["patches"] |= {"network": network}
     quick["datasets"]["patches"]["data"] |= {"size": size}
     built = refused = None
-    keys = {key: value for key, value in network.items() if key != "type"}
     try:
         with torch.device("meta"):
-            built = NCSNpp(size, 3, **keys)
+            built = NCSNpp(size, 3, networks.NCSNpp(**network))
     except ValueError as error:
         refused = str(error)
     if built:

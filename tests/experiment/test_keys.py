@@ -90,8 +90,7 @@ OTHERS = {
         "fir_kernel": ([1, 1], MODEL),
         "skip_rescale": (False, MODEL),
         "resblock": ("ddpm", MODEL),
-        "resamp_with_conv": (False, MODEL),
-        "progressive": ("residual", MODEL),
+        "progressive": ("output_skip", MODEL),
         "progressive_input": ("none", MODEL),
         "progressive_combine": ("cat", MODEL),
         "fourier_scale": (2.0, MODEL),
@@ -168,7 +167,6 @@ GIVEN = {
     (CELL, "parameterisation"): {f"{CELL}.regulariser": None},
     (f"{CELL}.network", "progressive_combine"): {f"{CELL}.network.progressive_input": "input_skip"},
     (f"{CELL}.likelihood", "divergence"): {f"{CELL}.likelihood.samples": 2},
-    (f"{CELL}.network", "resamp_with_conv"): {f"{CELL}.network.resblock": "ddpm"},
     (f"{CELL}.asymmetry", "estimator"): {
         f"{CELL}.asymmetry.estimator": "exact",
         f"{CELL}.asymmetry.probes": None,

@@ -47,8 +47,7 @@ networks = st.fixed_dictionaries(
         "dropout": fractions,
         "fir": st.booleans(),
         "resblock": st.sampled_from(["biggan", "ddpm"]),
-        "resamp_with_conv": st.booleans(),
-        "progressive": st.sampled_from(["none", "output_skip", "residual"]),
+        "progressive": st.sampled_from(["none", "output_skip"]),
         "fourier_scale": st.floats(0, exclude_min=True, allow_infinity=False),
         "init_scale": st.floats(0, allow_infinity=False),
     }

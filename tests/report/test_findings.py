@@ -10,7 +10,9 @@ from qcsbm.runtime.seeding import generator
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import build
 
-NETWORK = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0)
+NETWORK = dict(
+    type="ncsnpp", nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[4], dropout=0.0
+)
 SDE = dict(sigma_min=0.01, sigma_max=5.0)
 
 

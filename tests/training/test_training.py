@@ -22,7 +22,9 @@ from qcsbm.training.loop import BatchOrder, draw_batch, train
 from qcsbm.training.regulariser import importance_times
 
 SHAPE = (1, 4, 4)
-NETWORK = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.1)
+NETWORK = dict(
+    type="ncsnpp", nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.1
+)
 SDE = dict(sigma_min=0.01, sigma_max=5.0)
 TRAINING = Training(batch_size=8, lr=1e-3, warmup=5, dequantise=True, flip=True)
 

@@ -15,13 +15,16 @@ from conftest import score_model
 
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.seeding import derive, generator, permutation
+from qcsbm.schema import networks
 from qcsbm.schema.training import Regulariser, Training
 from qcsbm.score.models import build
 from qcsbm.training import loop, regulariser
 
 SHAPE, IMAGES, BATCH, STEPS, WINDOW = (1, 4, 4), 20, 7, 20, 8
 LEVELS = 17  # k / 16 has no rounding, not even in float32
-NETWORK = dict(nf=8, ch_mult=[1], num_res_blocks=1, attn_resolutions=[4], init_scale=1.0)
+NETWORK = dict(
+    type="ncsnpp", nf=8, ch_mult=[1], num_res_blocks=1, attn_resolutions=[4], init_scale=1.0
+)
 SDE, EPSILON = dict(sigma_min=0.05, sigma_max=4.0), 1e-5
 
 
@@ -99,7 +102,7 @@ class Reference:
     def __init__(self, case, images, state):
         self.case, self.images = case, images
         torch.manual_seed(derive(case.seed, "init"))
-        self.network = NCSNpp(image_size=SHAPE[1], channels=SHAPE[0], **case.network)
+        self.network = NCSNpp(SHAPE[1], SHAPE[0], networks.NCSNpp(**case.network))
         self.weights = dict(self.network.named_parameters())
         if state:
             for name, w in self.weights.items():
