@@ -29,7 +29,7 @@ from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import dequantise
 from qcsbm.runtime.seeding import generator
-from qcsbm.sampling.likelihood import Likelihood, log_likelihood
+from qcsbm.sampling.likelihood import LogDensity, log_likelihood
 from qcsbm.schema.networks import NCSNpp
 from qcsbm.schema.sde import VE
 from qcsbm.schema.sources import Digits
@@ -53,7 +53,7 @@ TOLERANCE = dict(rtol=1e-3, atol=1e-5)
 
 def published(
     model: ScoreModel, x: Tensor, *, probes_generator: torch.Generator, rtol: float, atol: float
-) -> Likelihood:
+) -> LogDensity:
     """`log_likelihood` by the published algorithm, with the same probes."""
     b, v = len(x), rademacher(x.shape, probes_generator)
 
@@ -73,16 +73,16 @@ def published(
     start = np.concatenate([x.flatten().numpy(), np.zeros(b)])
     end = solve_ivp(flow, (model.sde.epsilon, 1), start, "RK45", rtol=rtol, atol=atol)
     x_1, change = torch.from_numpy(end.y[:-b, -1]).view(x.shape), torch.from_numpy(end.y[-b:, -1])
-    return Likelihood(model.sde.prior_log_prob(x_1) + change, torch.full((b,), end.nfev))
+    return LogDensity(model.sde.prior_log_prob(x_1) + change, torch.full((b,), end.nfev))
 
 
 def ours(
     model: ScoreModel, x: Tensor, *, probes_generator: torch.Generator, rtol: float, atol: float
-) -> Likelihood:
+) -> LogDensity:
     return log_likelihood(model, model.sde, x, probes_generator, rtol=rtol, atol=atol)
 
 
-def measure(functions: dict, repetitions: int) -> tuple[dict[str, float], dict[str, Likelihood]]:
+def measure(functions: dict, repetitions: int) -> tuple[dict[str, float], dict[str, LogDensity]]:
     """Median CPU times of ``functions``, called in turn with the same probes, and their results."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     results = {}

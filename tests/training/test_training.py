@@ -75,7 +75,7 @@ def test_building_and_training_leave_the_global_generator_where_it_was(images):
 
 def test_weights_without_a_seed_come_from_the_global_generator():
     torch.manual_seed(derive(3, "init"))
-    first, second = (build(SHAPE, "score", False, NETWORK, SDE) for _ in range(2))
+    first, second = (build(SHAPE, score_model("score", False, NETWORK, SDE)) for _ in range(2))
     assert torch.equal(first.network.stem.weight, fresh().network.stem.weight)
     assert not torch.equal(first.network.stem.weight, second.network.stem.weight)
 
