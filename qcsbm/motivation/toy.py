@@ -40,7 +40,7 @@ from qcsbm.sampling.likelihood import log_likelihood
 from qcsbm.sampling.solver import integrate
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import PARAMETERISATIONS, ScoreModel
-from qcsbm.score.sde import VE, bcast
+from qcsbm.score.sde import VE
 
 SDE = VE(sigma_min=0.1, sigma_max=3.0)
 LEARNING_RATE = 7.5e-4
@@ -253,14 +253,14 @@ def sample(
     The starting points depend on ``prior`` and ``seed`` only.
     """
 
-    def drift(t: Tensor, x: Tensor) -> Tensor:
-        return -0.5 * bcast(SDE.diffusion(t), x) ** 2 * model(x, t)
+    def flow(t: Tensor, x: Tensor) -> Tensor:
+        return SDE.probability_flow(model(x, t), x, t)
 
     sigma_max = torch.full((n,), SDE.sigma_max, dtype=torch.float64)
     x = prior.sample(sigma_max, generator(seed, "toy", "sample"))
-    x = integrate(drift, x, 1.0, SDE.epsilon, rtol, atol).y
+    x = integrate(flow, x, 1.0, SDE.epsilon, rtol, atol).y
     with torch.no_grad():
-        return x + SDE.sigma_min**2 * model(x, x.new_full((n,), SDE.epsilon))
+        return SDE.denoise(model(x, x.new_full((n,), SDE.epsilon)), x)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 r"""Log-likelihood of a score model by the probability flow ODE.
 
-.. math:: \frac{dx}{dt} = -\tfrac12 g(t)^2 s(x, t), \qquad
-   \log p(x_\epsilon) = \log N(x_1; 0, \sigma_{max}^2 I)
-       - \int_\epsilon^1 \tfrac12 g(t)^2 \nabla \cdot s(x_t, t) \, dt.
+.. math:: \frac{dx}{dt} = f(x, t) - \tfrac12 g(t)^2 s(x, t), \qquad
+   \log p(x_\epsilon) = \log \pi(x_1)
+       + \int_\epsilon^1 \nabla \cdot \big( f(x_t, t) - \tfrac12 g(t)^2 s(x_t, t) \big) \, dt
 
-The divergence is the trace of the Jacobian J of s: exactly by D backward passes, or estimated by
-vᵀJv for one Rademacher probe v per sample, fixed along its trajectory, by one backward pass. But
-for the solver's tolerance x_1 does not depend on v, so that log p is estimated without bias.
+with the prior π. The divergence of s is the trace of its Jacobian J: exactly by D backward passes,
+or estimated by vᵀJv for one Rademacher probe v per sample, fixed along its trajectory, by one
+backward pass. But for the solver's tolerance x_1 does not depend on v, so that log p is estimated
+without bias.
 
 References:
     Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021),
@@ -16,6 +17,7 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +27,7 @@ from qcsbm.conservativeness.asymmetry import Score
 from qcsbm.conservativeness.products import jacobian, rademacher, vjp
 from qcsbm.data.quantisation import bits_per_dim_offset, require_dequantised
 from qcsbm.sampling.solver import integrate
-from qcsbm.score.sde import VE
+from qcsbm.score.sde import SDE
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def exact_divergence(s: Tensor, x: Tensor) -> Tensor:
 
 def log_likelihood(
     score: Score,
-    sde: VE,
+    sde: SDE,
     x: Tensor,
     probes_generator: torch.Generator,
     divergence: str = "hutchinson",
@@ -65,6 +67,8 @@ def log_likelihood(
         ValueError: unknown ``divergence``.
         Diverged: see `qcsbm.sampling.solver.integrate`.
     """
+    trace: Callable[..., Tensor]
+    probes: tuple[Tensor, ...]
     if divergence == "exact":
         trace, probes = exact_divergence, ()
     elif divergence == "hutchinson":
@@ -72,13 +76,17 @@ def log_likelihood(
     else:
         raise ValueError(f"divergence: found {divergence!r}, expected 'hutchinson' or 'exact'")
 
+    d = x[0].numel()
+
     def flow(t: Tensor, y: Tensor, *v: Tensor) -> Tensor:
         with torch.enable_grad():
             x_t = y[:, :-1].unflatten(1, x.shape[1:]).requires_grad_()
             s = score(x_t, t)
             div_s = trace(s, x_t, *v)
-        velocity = torch.cat([s.detach().flatten(1), div_s[:, None]], 1)
-        return -0.5 * sde.diffusion(t)[:, None] ** 2 * velocity
+        # The flow is an expression of scores and points, its divergence the same one of theirs.
+        s = torch.cat([s.detach().flatten(1), div_s[:, None]], 1)
+        points = torch.cat([y[:, :-1], torch.full_like(y[:, -1:], d)], 1)
+        return sde.probability_flow(s, points, t)
 
     start = torch.cat([x.flatten(1), x.new_zeros(len(x), 1)], 1)
     end = integrate(flow, start, sde.epsilon, 1.0, rtol, atol, probes)
@@ -93,7 +101,7 @@ def bits_per_dim(log_prob: Tensor, d: int, levels: int) -> Tensor:
 
 def nll_bits_per_dim(
     score: Score,
-    sde: VE,
+    sde: SDE,
     x: Tensor,
     levels: int,
     probes_generator: torch.Generator,

@@ -1,13 +1,13 @@
 r"""Samplers: Langevin dynamics, predictor–corrector, and the probability flow ODE.
 
-With s the score, z standard normal and σ_0 < … < σ_{n-1} the discrete noise scales, σ_{-1} = 0:
+With s the score, z standard normal, and a and v of step k of the SDE's chain:
 
 .. math::
    x \leftarrow x + \alpha s + \sqrt{2 \alpha} z
        \quad \text{(Langevin, Eq. 3 of the paper)} \\
-   x \leftarrow x + (\sigma_k^2 - \sigma_{k-1}^2) s + \sqrt{\sigma_k^2 - \sigma_{k-1}^2} z
+   x \leftarrow (2 - a) x + v s + \sqrt{v} z
        \quad \text{(reverse diffusion)} \\
-   dx = -\tfrac12 g(t)^2 s \, dt, \quad t: 1 \to \epsilon \quad \text{(probability flow)}
+   dx = (f - \tfrac12 g(t)^2 s) \, dt, \quad t: 1 \to \epsilon \quad \text{(probability flow)}
 
 A score is a function of x (B, ...) and t (B,), shaped like x. Noise is drawn in float32 on the CPU
 and then moved, so that it does not depend on the device. The size of the corrector's steps comes
@@ -32,7 +32,7 @@ from qcsbm.conservativeness.asymmetry import Score
 from qcsbm.runtime.errors import Diverged
 from qcsbm.sampling.solver import integrate
 from qcsbm.score.models import ScoreModel
-from qcsbm.score.sde import VE, bcast
+from qcsbm.score.sde import SDE
 
 
 @dataclass(frozen=True)
@@ -50,30 +50,28 @@ class Samples:
 
 
 def reverse_diffusion_step(
-    score: Score, sde: VE, x: Tensor, i: int, n: int, z: Tensor
+    score: Score, sde: SDE, x: Tensor, i: int, n: int, z: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Step ``i`` of the ``n`` ≥ 2 predictor steps, from σ_k to σ_{k-1} with k = n − 1 − i.
+    """Step ``i`` of the ``n`` ≥ 2 predictor steps, back from x_k to x_{k-1} with k = n − 1 − i.
 
     Returns the next state and its mean, the state without the noise ``z``; all shaped like
     ``x`` (B, ...). After the last step, i = n − 1, the mean is the denoised sample.
     """
-    sigma = torch.cat([torch.zeros(1, dtype=torch.float64), sde.discrete_sigmas(n)])
-    k = n - 1 - i
-    variance = float(sigma[k + 1] ** 2 - sigma[k] ** 2)
-    x_mean = x + variance * score(x, _time(sde, x, i, n))
-    return x_mean + math.sqrt(variance) * z, x_mean
+    a, v = sde.discretise(n - 1 - i, n)
+    x_mean = (2 - a) * x + v * score(x, _time(sde, x, i, n))
+    return x_mean + math.sqrt(v) * z, x_mean
 
 
 def langevin_step(
-    score: Score, x: Tensor, t: Tensor, snr: float, z: Tensor
+    score: Score, x: Tensor, t: Tensor, snr: float, z: Tensor, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """One corrector step at time ``t`` (B,), of size 2 (snr · mean‖z‖ / mean‖s‖)².
+    """One corrector step at time ``t`` (B,), of size 2 · scale · (snr · mean‖z‖ / mean‖s‖)².
 
     The means run over the batch. Returns the next state and its mean, as
     `reverse_diffusion_step` does.
     """
     s = score(x, t)
-    alpha = 2 * (snr * _mean_norm(z) / _mean_norm(s)) ** 2
+    alpha = 2 * scale * (snr * _mean_norm(z) / _mean_norm(s)) ** 2
     x_mean = x + alpha * s
     return x_mean + (2 * alpha).sqrt() * z, x_mean
 
@@ -92,7 +90,7 @@ def langevin_dynamics(
 @torch.no_grad()
 def pc_sample(
     score: Score,
-    sde: VE,
+    sde: SDE,
     shape: tuple[int, ...],
     generator: torch.Generator,
     steps: int,
@@ -103,7 +101,7 @@ def pc_sample(
 ) -> Samples:
     """A batch of ``shape`` (B, ...) by ``steps`` ≥ 2 rounds of corrector, then predictor.
 
-    The last predictor step returns its mean, free of noise of scale sigma_min, if ``denoise``.
+    The last predictor step returns its mean, free of the last noise, if ``denoise``.
 
     Raises:
         Diverged: a sample is not finite.
@@ -115,11 +113,12 @@ def pc_sample(
     if steps < 2:
         raise ValueError(f"steps: found {steps}, expected at least 2")
     score = _without_tracking(score)
-    x = sde.sigma_max * noise()
+    x = sde.prior_std * noise()
     for i in range(steps):
         t = _time(sde, x, i, steps)
+        a, _ = sde.discretise(steps - 1 - i, steps)
         for _ in range(corrector_steps):
-            x, _ = langevin_step(score, x, t, snr, noise())
+            x, _ = langevin_step(score, x, t, snr, noise(), a**2)
         x, x_mean = reverse_diffusion_step(score, sde, x, i, steps, noise())
     if denoise:
         x = x_mean
@@ -136,7 +135,7 @@ def pc_sample(
 @torch.no_grad()
 def ode_sample(
     score: Score,
-    sde: VE,
+    sde: SDE,
     shape: tuple[int, ...],
     generator: torch.Generator,
     rtol: float,
@@ -146,8 +145,8 @@ def ode_sample(
 ) -> Samples:
     """A batch of ``shape`` (B, ...) by the probability flow ODE, each sample with its own steps.
 
-    As in the paper's protocol the end is denoised by the mean of the last predictor step; that one
-    call is in ``network_calls`` and not in ``nfe``.
+    The end is denoised, under the VE SDE by the last predictor step as in the paper's protocol;
+    that one call is in ``network_calls`` and not in ``nfe``.
 
     Raises:
         Diverged: see `qcsbm.sampling.solver.integrate`.
@@ -155,15 +154,15 @@ def ode_sample(
 
     score = _without_tracking(score)
 
-    def drift(t: Tensor, x: Tensor) -> Tensor:
+    def flow(t: Tensor, x: Tensor) -> Tensor:
         s = score(x.unflatten(1, shape[1:]), t).flatten(1)
-        return -0.5 * bcast(sde.diffusion(t), x) ** 2 * s
+        return sde.probability_flow(s, x, t)
 
-    x = sde.sigma_max * torch.randn(shape, generator=generator).to(device)
-    solution = integrate(drift, x.flatten(1), 1.0, sde.epsilon, rtol, atol)
+    x = sde.prior_std * torch.randn(shape, generator=generator).to(device)
+    solution = integrate(flow, x.flatten(1), 1.0, sde.epsilon, rtol, atol)
     x = solution.y.view(shape)
     if denoise:
-        x = x + sde.sigma_min**2 * score(x, x.new_full(shape[:1], sde.epsilon))
+        x = sde.denoise(score(x, x.new_full(shape[:1], sde.epsilon)), x)
     nfe = solution.nfe.double()
     return Samples(x, nfe, float(nfe.mean()) + denoise)
 
@@ -173,7 +172,7 @@ def _without_tracking(score: Score) -> Score:
     return torch.inference_mode()(score) if type(score) is ScoreModel else score
 
 
-def _time(sde: VE, x: Tensor, i: int, n: int) -> Tensor:
+def _time(sde: SDE, x: Tensor, i: int, n: int) -> Tensor:
     """Time (B,) of step ``i``: the point ``i`` of ``n`` equidistant ones from 1 to epsilon."""
     return x.new_full((len(x),), float(torch.linspace(1, sde.epsilon, n, dtype=torch.float64)[i]))
 

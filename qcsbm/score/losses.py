@@ -1,8 +1,8 @@
 r"""The training objective: denoising score matching plus λ L_QC.
 
-With x_t = x_0 + σ_t z, weighted by σ_t² and averaged over t,
+With x_t = m_t x_0 + std_t z, weighted by std_t² and averaged over t,
 
-.. math:: L = E\left[\tfrac12 \|\sigma_t s(x_t, t) + z\|^2 + \lambda \sigma_t^2
+.. math:: L = E\left[\tfrac12 \|\mathrm{std}_t s(x_t, t) + z\|^2 + \lambda \, \mathrm{std}_t^2
     \tfrac12 \|J - J^T\|_F^2\right].
 
 References:
@@ -23,7 +23,7 @@ from qcsbm.score.sde import bcast
 
 @dataclass(frozen=True)
 class Loss:
-    """Both terms by sample: DSM (B,), and σ² L_QC (b,) before it is multiplied by λ."""
+    """Both terms by sample: DSM (B,), and std² L_QC (b,) before it is multiplied by λ."""
 
     dsm: Tensor
     qc: Tensor | None
@@ -43,15 +43,15 @@ def training_loss(
     are given. As the samples of a batch are independent, the mean over fewer of them is still
     unbiased; only they pay for second derivatives.
     """
-    mean, sigma = model.sde.marginal_prob(x_0, t)
-    x_t = mean + bcast(sigma, x_0) * z
+    mean, std = model.sde.marginal_prob(x_0, t)
+    x_t = mean + bcast(std, x_0) * z
     b = 0 if probes is None else probes.shape[1]
     scores, qc = [], None
-    if b:
+    if probes is not None:
         x_qc = x_t[:b].requires_grad_()
         scores.append(model(x_qc, t[:b]))
-        qc = sigma[:b] ** 2 * qc_loss(scores[0], x_qc, probes, estimator)
+        qc = std[:b] ** 2 * qc_loss(scores[0], x_qc, probes, estimator)
     if b < len(x_t):
         scores.append(model(x_t[b:], t[b:]))
-    dsm = (bcast(sigma, x_0) * torch.cat(scores) + z).flatten(1).square().sum(1) / 2
+    dsm = (bcast(std, x_0) * torch.cat(scores) + z).flatten(1).square().sum(1) / 2
     return Loss(dsm, qc)

@@ -2,10 +2,12 @@ r"""Unconstrained and conservative score models over the same network.
 
 With h the network's output, or x minus it where ``residual`` (Eq. 10 of the paper to the letter):
 
-.. math:: s_U(x, t) = \frac{h(x, \sigma_t)}{\sigma_t}, \qquad
-   s_C(x, t) = -\nabla_x \frac{\|h(x, \sigma_t)\|^2}{2 \sigma_t}.
+.. math:: s_U(x, t) = \frac{h(x, \sigma_t)}{\mathrm{std}_t}, \qquad
+   s_C(x, t) = -\nabla_x \frac{\|h(x, \sigma_t)\|^2}{2 \, \mathrm{std}_t}.
 
-A quasi-conservative model is an unconstrained one; only its training differs.
+The score of x_t is of the order of 1 / std, which divides the output. What the network is told is
+σ = std / m, the noise level in units of the data, by its logarithm: under the VE SDE the two are
+one. A quasi-conservative model is an unconstrained one; only its training differs.
 
 References:
     On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023),
@@ -23,7 +25,7 @@ from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.seeding import global_generator
 from qcsbm.schema.specifications import Model
-from qcsbm.score.sde import VE, bcast
+from qcsbm.score.sde import SDE, VE, bcast
 
 
 class ScoreModel(nn.Module):
@@ -33,7 +35,7 @@ class ScoreModel(nn.Module):
     its output, stay as they are.
     """
 
-    def __init__(self, network: nn.Module, sde: VE, residual: bool = False):
+    def __init__(self, network: nn.Module, sde: SDE, residual: bool = False):
         super().__init__()
         self.network = network
         self.sde = sde
@@ -48,8 +50,7 @@ class ScoreModel(nn.Module):
         return x - output if self.residual else output
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        sigma = self.sde.sigma(t)
-        return self.h(x, sigma) / bcast(sigma, x)
+        return self.h(x, self.sde.sigma(t)) / bcast(self.sde.std(t), x)
 
 
 class EnergyScoreModel(ScoreModel):
@@ -60,9 +61,9 @@ class EnergyScoreModel(ScoreModel):
     """
 
     def energy(self, x: Tensor, t: Tensor) -> Tensor:
-        """‖h‖² / (2σ) for x (B, ...) and t (B,); shape (B,)."""
-        sigma = self.sde.sigma(t)
-        return self.h(x, sigma).flatten(1).square().sum(1) / (2 * sigma)
+        """‖h‖² / (2 std) for x (B, ...) and t (B,); shape (B,)."""
+        h = self.h(x, self.sde.sigma(t))
+        return h.flatten(1).square().sum(1) / (2 * self.sde.std(t))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         create_graph = torch.is_grad_enabled()

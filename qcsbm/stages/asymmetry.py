@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]
     with recorded(arguments.record, "asymmetry", spec, inputs) as record:
         record.computed_by(checkpoint.code(arguments.checkpoint))
-        t = np.array([level / protocol.noise_levels for level in levels])
+        t_min = model.sde.t_min
+        t = np.array([t_min + (1 - t_min) * level / protocol.noise_levels for level in levels])
         values = np.empty((len(levels), 2, len(x_0)))
         for row, level in enumerate(tqdm(levels, mininterval=5.0)):
             values[row] = _at_level(model, x_0, float(t[row]), protocol, spec.seed, level)

@@ -66,9 +66,9 @@ def train(
     """Train ``model`` on uint8 ``images`` (N, C, H, W) up to step ``stop`` and return its state.
 
     Starts from ``state`` where one is given. The state's curve has a row (`CURVE_COLUMNS`) per
-    `WINDOW` steps, means over the window; qc is σ² L_QC, over the steps that were regularised, and
-    None without regulariser. After every step at which ``due()`` holds, ``save`` is called with the
-    state.
+    `WINDOW` steps, means over the window; qc is std² L_QC, over the steps that were regularised,
+    and None without regulariser. After every step at which ``due()`` holds, ``save`` is called with
+    the state.
 
     Raises:
         Diverged: loss or gradient is not finite. A state that was saved is.

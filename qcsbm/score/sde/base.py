@@ -1,10 +1,10 @@
 r"""What every SDE offers: its perturbation kernel, its coefficients, its prior and its steps.
 
 .. math:: dx = f(x, t) \, dt + g(t) \, dw, \qquad f(x, t) = c(t) \, x, \qquad
-   p(x_t \mid x_0) = N(m(t) x_0, s(t)^2 I), \qquad t \in [\epsilon, 1],
+   p(x_t \mid x_0) = N(m(t) x_0, \mathrm{std}(t)^2 I), \qquad t \in [\epsilon, 1],
 
-so that m' = c m and (s²)' = 2 c s² + g². All functions of time take a tensor and return one of its
-shape and dtype.
+so that m' = c m and (std²)' = 2 c std² + g². All functions of time take a tensor and return one of
+its shape and dtype.
 
 References:
     Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021),
@@ -32,11 +32,11 @@ class SDE(ABC):
 
     @abstractmethod
     def std(self, t: Tensor) -> Tensor:
-        """s(t), the noise that has been added."""
+        """std(t), the standard deviation of the noise."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """s(t) / m(t), the noise level relative to the data."""
+        """std(t) / m(t), the noise level relative to the data."""
 
     @abstractmethod
     def time(self, sigma: Tensor) -> Tensor:
