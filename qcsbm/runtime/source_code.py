@@ -1,12 +1,15 @@
 """Which code computed a number: digests of the package's source.
 
 The digest of a stage is that of its module and of all modules of this package that it imports,
-directly or not. It is taken of their syntax trees without docstrings, so that comments and layout
-do not count. The digest of the whole package is taken of the bytes of its files, in milliseconds.
+directly or not. Where a setting names the module, by ``import_module(f"package.{name}")``, these
+are all modules of that package. It is taken of their syntax trees without docstrings, so that
+comments and layout do not count. The digest of the whole package is taken of the bytes of its
+files, in milliseconds.
 """
 
 import ast
 import hashlib
+import pkgutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -87,16 +90,34 @@ def _tree(module: str) -> ast.Module:
 def _imports(module: str) -> Iterator[str]:
     """Those modules of this package that ``module`` itself imports, wherever in its code."""
     for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.module is None or node.level:
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.ImportFrom(module=str(origin), level=0):
+                # What is imported may be a module, or a name within one.
+                names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+            case ast.ImportFrom():
                 raise ImportError(f"{module}: found a relative import, expected absolute ones")
-            # What is imported may be a module, or a name within one.
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
+            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module")):
+                names = _named_by_settings(node)
+            case _:
+                continue
         yield from (name for name in names if _file(name))
+
+
+def _named_by_settings(call: ast.Call) -> list[str]:
+    """All modules that ``call``, ``import_module(f"package.{name}")``, may import."""
+    match call.args:
+        case [ast.JoinedStr(values=[ast.Constant(value=str(start)), ast.FormattedValue()])] if (
+            start.endswith(".")
+        ):
+            _, *parts = start.removesuffix(".").split(".")
+            found = pkgutil.iter_modules([str(PACKAGE.joinpath(*parts))])
+            return [start + module.name for module in found]
+    raise ValueError(
+        f'found {ast.unparse(call)}, expected import_module(f"package.{{name}}"), whose modules '
+        "are known"
+    )
 
 
 def _tokens(node: ast.AST) -> Iterator[str]:

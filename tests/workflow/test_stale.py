@@ -532,6 +532,27 @@ def test_a_stage_that_is_not_there_has_no_digest(package):
         source_code.stage_digest("liklihood")
 
 
+def test_a_module_that_settings_name_is_any_of_its_package(package):
+    name = "qcsbm.sampling.likelihood"
+    (package / "sampling/new.py").write_text("from qcsbm.report import intervals\n")
+    alone = source_code.modules(name)
+    assert "qcsbm.sampling.new" not in alone
+    for function in ("importlib.import_module", "import_module"):
+        call = f'\nmodule = {function}(f"qcsbm.sampling.{{kind}}")\n'
+        digest_after(package / "sampling/likelihood.py", lambda text, call=call: text + call)
+        of_package = {
+            f"qcsbm.sampling.{file.stem}" for file in (package / "sampling").glob("[!_]*")
+        }
+        assert source_code.modules(name) >= alone | of_package | {"qcsbm.report.intervals"}
+
+
+@pytest.mark.parametrize("argument", ["name", '"qcsbm.sampling"', 'f"qcsbm.{a}.b"', 'f"{a}.pc"'])
+def test_an_import_that_cannot_be_followed_is_a_mistake(argument, package):
+    call = f"\nmodule = import_module({argument})\n"
+    with pytest.raises(ValueError, match=r"found import_module\(.*expected import_module"):
+        digest_after(package / "sampling/likelihood.py", lambda text: text + call)
+
+
 def test_a_stage_without_a_checkout_has_no_commit(package):
     assert source_code.commit() is None
 
