@@ -141,7 +141,8 @@ def _within(h: Tensor, remaining: Tensor) -> Tensor:
 
 
 def _combine(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    return sum(w * k for w, k in zip(weights, slopes, strict=True))
+    terms = (w * k for w, k in zip(weights, slopes, strict=True))
+    return sum(terms, torch.zeros_like(slopes[0]))
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Measure Asym and NAsym of a model on the test split, at one shard of the noise levels."""
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from qcsbm.conservativeness.asymmetry import (
+    Score,
     estimate_asymmetry,
     exact_asymmetry,
     one_probe_asymmetry,
@@ -24,6 +26,8 @@ from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
 from qcsbm.stages.arguments import add_measurement
 from qcsbm.training import checkpoint
+
+Estimator = Callable[[Score, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,17 +71,21 @@ def _at_level(
     """Asym and NAsym of every image at time ``t``; (2, n), float64."""
     z = torch.randn(x_0.shape, generator=generator(seed, "perturb", level))
     probes = generator(seed, "asymmetry", level)
-    measure = {
-        "exact": exact_asymmetry,
-        "antisymmetric": partial(estimate_asymmetry, probes=protocol.probes, generator=probes),
-        "trace": partial(one_probe_asymmetry, generator=probes),
-    }[protocol.estimator]
-    results = []
+    measure, place, results = _estimator(protocol, probes), claim_device(), []
     for x, noise in zip(x_0.split(protocol.batch_size), z.split(protocol.batch_size), strict=True):
         times = torch.full((len(x),), t)
         mean, sigma = model.sde.marginal_prob(x, times)
         x_t = mean + bcast(sigma, x) * noise
-        results.append(
-            torch.stack(measure(model, x_t.to(claim_device()), times.to(claim_device()))).cpu()
-        )
+        results.append(torch.stack(measure(model, x_t.to(place), times.to(place))).cpu())
     return torch.cat(results, 1).double().numpy()
+
+
+def _estimator(protocol: AsymmetryProtocol, probes: torch.Generator) -> Estimator:
+    """What measures Asym and NAsym of a score at x (B, ...) and t (B,)."""
+    if protocol.estimator == "exact":
+        return exact_asymmetry
+    if protocol.estimator == "trace":
+        return partial(one_probe_asymmetry, generator=probes)
+    if protocol.probes is None:
+        raise ValueError("asymmetry.probes: found none, expected a number of them")
+    return partial(estimate_asymmetry, probes=protocol.probes, generator=probes)

@@ -40,7 +40,7 @@ class BatchOrder:
 
     def __call__(self, step: int) -> np.ndarray:
         """Indices (batch_size,) of the batch of ``step`` ≥ 1."""
-        positions = np.arange((step - 1) * self.batch_size, step * self.batch_size)
+        positions = range((step - 1) * self.batch_size, step * self.batch_size)
         needed = range(positions[0] // self.n, positions[-1] // self.n + 1)
         self.epochs = {
             epoch: self.epochs[epoch]
