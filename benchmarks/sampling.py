@@ -18,8 +18,9 @@ import time
 import torch
 
 from qcsbm.runtime.seeding import generator
-from qcsbm.sampling.samplers import pc_sample
+from qcsbm.sampling import pc
 from qcsbm.schema.networks import NCSNpp
+from qcsbm.schema.samplers import PC
 from qcsbm.schema.sde import VE
 from qcsbm.schema.specifications import Model
 from qcsbm.score.models import build
@@ -62,7 +63,8 @@ def main() -> None:
             for batch in arguments.batches:
                 draws = generator(0, "sample", repetition)
                 start = time.process_time()
-                pc_sample(model, model.sde, (batch, *SHAPE), draws, arguments.steps, snr=0.16)
+                settings = PC(type="pc", steps=arguments.steps, snr=0.16, batch_size=batch)
+                pc.sample(model, model.sde, (batch, *SHAPE), draws, settings)
                 if repetition:  # the first round warms up
                     times.setdefault((name, batch), []).append(time.process_time() - start)
 

@@ -9,6 +9,7 @@ are not believed.
 """
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -259,7 +260,12 @@ def solve(flow, start, end, y, protocol):
 def samples(score, cell, sampler, seed):
     """Images of whole batches, and the NFE of each."""
     protocol = cell.samplers[sampler]
-    draw = {"pc": _predictor_corrector, "ode": _flow_backwards}[sampler]
+    draw = {
+        "pc": _predictor_corrector,
+        "ode": _flow_backwards,
+        "heun": _heun,
+        "langevin": _langevin,
+    }[protocol.type]
     images, nfe = [], []
     for batch in range(-(-cell.quality.samples // protocol.batch_size)):
         x, evaluations = draw(score, protocol, generator(seed, "sample", batch))
@@ -306,6 +312,39 @@ def _flow_backwards(score, protocol, draws):
         images.append((x + score.sigma(0) ** 2 * score.value(x, EPSILON)).numpy())
         nfe.append(evaluations)
     return np.concatenate(images), nfe
+
+
+def _heun(score, protocol, draws):
+    n, size = protocol.steps, protocol.batch_size
+    x = score.sigma(1) * torch.randn((size, *SHAPE), generator=draws).double()
+    first, last = (float(score.sigma(t)) ** (1 / protocol.rho) for t in (1, EPSILON))
+    levels = np.linspace(first, last, n) ** protocol.rho
+
+    def slope(x, sigma):
+        t = np.log(sigma / score.sigma(0)) / np.log(score.sigma(1) / score.sigma(0))
+        return -sigma * score.value(x, float(t))
+
+    for here, there in pairwise(levels):
+        euler = x + (there - here) * slope(x, here)
+        x = x + (there - here) * (slope(x, here) + slope(euler, there)) / 2
+    return (x - last**protocol.rho * slope(x, last**protocol.rho)).numpy(), np.full(size, 2 * n - 1)
+
+
+def _langevin(score, protocol, draws):
+    def noise():
+        return torch.randn((protocol.batch_size, *SHAPE), generator=draws).double()
+
+    x = score.sigma(1) * noise()
+    times = np.linspace(1, EPSILON, protocol.noise_levels)
+    # A single level is the smallest.
+    for t in times[-1:] if len(times) == 1 else times:
+        variance = score.sigma(float(t)) ** 2
+        for _ in range(protocol.steps_per_level):
+            step = protocol.step_size * variance
+            x = x + step * score.value(x, float(t)) + (2 * step) ** 0.5 * noise()
+    x = x + variance * score.value(x, EPSILON)
+    calls = protocol.noise_levels * protocol.steps_per_level + 1
+    return x.numpy(), np.full(protocol.batch_size, calls)
 
 
 # Sample quality

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.schema.document import Cell
+from qcsbm.schema.samplers import TYPES
 from qcsbm.schema.sources import Source
 
 # Every rule of the workflow: a dataset becomes one, and a table's log lies where a rule's does.
@@ -14,6 +15,8 @@ RULES = {
     *("gather_records", "table", "cost", "figure1", "figure4", "figures", "claims"),
     *("toy", "toy_run", "toy_table", "toy_figure"),
 }
+# What a run has beside the folders of samplers, and what has costs beside them.
+TAKEN = {"shards", "train", "likelihood"}
 # What the quick tier has in `results/`, where other tiers have their folders.
 FOLDERS = {"data", "figures", "logs", "runs", "tables", "toy"}
 
@@ -113,11 +116,17 @@ def _cell_inconsistencies(
             f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator "
             "'antisymmetric' and none otherwise"
         )
-    if "shards" in cell.samplers:
-        yield (
-            f"samplers {where}, method {method}: found the name 'shards', expected another one, as "
-            "a run has its shards in a folder of that name"
-        )
+    for name, sampler in cell.samplers.items():
+        if name in TAKEN:
+            yield (
+                f"samplers {where}, method {method}: found the name {name!r}, expected another "
+                "one, as a run has other files or costs of that name"
+            )
+        if name in TYPES and name != sampler.type:
+            yield (
+                f"samplers.{name}.type {where}, method {method}: found {sampler.type!r}, expected "
+                f"{name!r} or another name, as tables call it by that"
+            )
     yield from _sample_inconsistencies(experiment, dataset, method, cell)
     yield from _network_inconsistencies(experiment, dataset, method, cell)
     labelled = experiment.datasets[dataset].data.labelled

@@ -141,8 +141,8 @@ def features(experiment: Experiment, extractor: str) -> schema.Features:
 def quality(
     experiment: Experiment, dataset: str, method: str, seed: int, sampler: str
 ) -> schema.Quality:
-    configured = experiment.cells[dataset, method].quality
-    statistics = configured.statistics
+    cell = experiment.cells[dataset, method]
+    configured, statistics = cell.quality, cell.quality.statistics
     return schema.Quality(
         version=VERSIONS["quality"],
         dataset=dataset,
@@ -152,6 +152,7 @@ def quality(
         protocol=schema.Comparison(
             weights=configured.weights,
             sampler=sampler,
+            sampler_type=cell.samplers[sampler].type,
             extractor=configured.extractor,
             reference=configured.reference,
             statistics=statistics,

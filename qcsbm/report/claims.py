@@ -27,6 +27,7 @@ import pandas as pd
 from qcsbm.report import tables
 from qcsbm.report.intervals import t_interval
 from qcsbm.report.pages import Section
+from qcsbm.schema.samplers import sampler_label
 from qcsbm.schema.specifications import Claims, Compared
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
@@ -141,7 +142,7 @@ def compare(
                 sign = (1 if arrow == "↑" else -1) * (1 if better else -1)
                 sampled = metric in tables.QUALITY_METRICS
                 for sampler in samplers if sampled else [None]:
-                    measure = f"{heading}, {sampler.upper()}" if sampler else heading
+                    measure = f"{heading}, {sampler_label(sampler)}" if sampler else heading
                     of_method, of_control = paired(
                         rows, metric, sampler, compared.method, compared.control
                     )

@@ -12,16 +12,14 @@ import pandas as pd
 from qcsbm.report import notes
 from qcsbm.report.pages import Section
 from qcsbm.report.tables import format_value
+from qcsbm.schema.samplers import TYPES, sampler_label
 from qcsbm.schema.specifications import Cost
 
 CELL = ["dataset", "method"]
-HEADINGS = {
-    "steps_per_s": "Training steps/s",
-    "train_hours": "Training h",
-    "pc_hours": "PC h",
-    "pc_calls": "PC calls/sample",
-    "ode_hours": "ODE h",
-    "ode_calls": "ODE calls/sample",
+# The headings of columns, in their order; between the two stand those of every sampler.
+TRAINING = {"steps_per_s": "Training steps/s", "train_hours": "Training h"}
+SAMPLING = {"hours": "h", "calls": "calls/sample"}
+OTHERS = {
     "likelihood_hours": "NLL h",
     "likelihood_calls": "NLL calls/image",
     "memory_gb": "Memory (GB)",
@@ -36,7 +34,8 @@ NOTES = [
 
 
 def costs(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """A row per dataset and method; the columns are those of `HEADINGS` that were measured."""
+    """A row per dataset and method, with a column for all that was measured."""
+    records = list(records)
     jobs = pd.DataFrame([_job(record) for record in records])
     if jobs.empty:
         return pd.DataFrame(columns=CELL)
@@ -47,11 +46,29 @@ def costs(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     means = seeds.groupby(CELL).mean()
     memory = jobs.groupby(CELL)[["memory_gb", "gpu_memory_gb"]].max()
     frame = means.join(memory).dropna(axis=1, how="all")
-    return frame[[column for column in HEADINGS if column in frame]].reset_index()
+    of_samplers = [f"{name}_{what}" for name in _samplers(records) for what in SAMPLING]
+    columns = [*TRAINING, *of_samplers, *OTHERS]
+    return frame[[column for column in columns if column in frame]].reset_index()
+
+
+def _samplers(records: list[dict]) -> list[str]:
+    """The names of all samplers, in the order of their types."""
+    order = list(TYPES)
+    protocols = [record["protocol"] for record in records if record["stage"] == "sample"]
+    found = {(order.index(facts["sampler_type"]), facts["sampler"]) for facts in protocols}
+    return list(dict.fromkeys(name for _, name in sorted(found)))
+
+
+def _heading(column: str) -> str:
+    fixed = TRAINING | OTHERS
+    if column in fixed:
+        return fixed[column]
+    sampler, _, what = column.rpartition("_")
+    return f"{sampler_label(sampler)} {SAMPLING[what]}"
 
 
 def _job(record: dict[str, Any]) -> dict[str, Any]:
-    """The costs of one record under the names of `HEADINGS`, and steps and seconds of training."""
+    """The costs of one record under the names of columns, and steps and seconds of training."""
     cost, protocol = record["cost"], record["protocol"]
     stage = protocol["sampler"] if record["stage"] == "sample" else record["stage"]
     job = {key: record[key] for key in (*CELL, "seed")}
@@ -82,7 +99,7 @@ def sections(
 
     The notes say what ``failed`` (`qcsbm.report.tables.failures`): its jobs are not counted.
     """
-    columns = [column for column in HEADINGS if column in frame]
+    columns = [column for column in frame if column not in CELL]
     where = f"Device: {', '.join(sorted(set(devices)))}." if columns else "Nothing was measured."
     found = []
     for dataset, label in spec.datasets.items():
@@ -93,7 +110,7 @@ def sections(
             for method, name in methods.items()
         ]
         below = [where, *NOTES, *notes.failed(failed, dataset, methods)]
-        found.append(Section(label, ["Method", *(HEADINGS[c] for c in columns)], cells, below))
+        found.append(Section(label, ["Method", *(_heading(c) for c in columns)], cells, below))
     return found
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-# What a reader needs to know of a protocol, in this order.
+from qcsbm.schema.samplers import TYPES
+
+# What a reader needs to know of a protocol, in this order; of a sampler it is all of its settings.
 PROTOCOL = {
     "likelihood": ["weights", "divergence", "rtol", "atol"],
     "asymmetry": ["weights", "estimator", "probes", "noise_levels"],
-    "sample": ["weights", "sampler", "steps", "snr", "corrector_steps", "rtol", "atol"],
+    "sample": ["weights", "sampler"],
     "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
 }
 # How the model was trained, as every record of a measurement has it.
@@ -97,9 +99,24 @@ def protocol(rows: pd.DataFrame, methods: dict[str, str]) -> Iterator[str]:
     """How each stage measured, by method where the methods were not measured alike."""
     for stage, keys in PROTOCOL.items():
         of_stage = rows[rows["stage"] == stage]
+        if stage == "sample" and len(of_stage):
+            keys = [*keys, *_settings(of_stage)]
         described = [_described(of_stage, key, methods) for key in keys if key in of_stage]
         if any(described):
             yield f"{stage.capitalize()}: {', '.join(filter(None, described))}."
+
+
+def _settings(rows: pd.DataFrame) -> Iterator[str]:
+    """The type of the samplers, unless their name says it, and what they are told.
+
+    How many samples are drawn at once is left to `metrics.csv`.
+    """
+    if (rows["sampler_type"] != rows["sampler"]).any():
+        yield "sampler_type"
+    told = [TYPES[kind].model_fields for kind in rows["sampler_type"].unique()]
+    yield from dict.fromkeys(
+        key for keys in told for key in keys if key not in ("type", "batch_size")
+    )
 
 
 def _described(rows: pd.DataFrame, key: str, methods: dict[str, str]) -> str:

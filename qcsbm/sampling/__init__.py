@@ -1,1 +1,4 @@
-"""From noise to samples and from samples to likelihoods: samplers, and the ODE solver of both."""
+"""From noise to samples, and from samples to likelihoods.
+
+A module for each type of sampler (`qcsbm.schema.samplers`), the likelihood, and the ODE solver.
+"""

@@ -182,6 +182,7 @@ class Comparison(Closed):
 
     weights: Weights
     sampler: str
+    sampler_type: str
     extractor: str
     reference: Literal["train", "test"]
     statistics: str | None

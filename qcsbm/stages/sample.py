@@ -1,11 +1,13 @@
 """Generate one shard of a model's samples, one protocol batch after the other.
 
-Batch b of seed k draws from its own stream, the same for every method: rows of samples of two
+The module of the package `qcsbm.sampling` that has the name of the sampler's type draws them. Batch
+b of seed k draws from its own stream, the same for every method: rows of samples of two
 methods come from the same noise. The last batch, too, is drawn whole, since the corrector's step
 depends on the batch; it is cut when the shards are gathered.
 """
 
 import argparse
+import importlib
 
 import numpy as np
 from tqdm import tqdm
@@ -17,14 +19,10 @@ from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
-from qcsbm.sampling.samplers import ode_sample, pc_sample
 from qcsbm.schema.specifications import Sample
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
 from qcsbm.training import checkpoint
-
-SAMPLERS = {"pc": pc_sample, "ode": ode_sample}
-OPTIONS = {"pc": {"steps", "snr", "corrector_steps"}, "ode": {"rtol", "atol"}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,25 +31,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     spec: Sample = arguments.spec
-    protocol = spec.protocol
-    size = protocol.settings.batch_size
-    batches = share(arguments.shard, -(-protocol.samples // size))
+    protocol, settings = spec.protocol, spec.protocol.settings
+    sampler = importlib.import_module(f"qcsbm.sampling.{settings.type}")
+    batches = share(arguments.shard, -(-protocol.samples // settings.batch_size))
     data = describe(arguments.data)
-    model = build(data.shape, spec.model).to(claim_device())
+    place = claim_device()
+    model = build(data.shape, spec.model).to(place)
     checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
-    kind = protocol.settings.type
-    options = protocol.settings.model_dump(include=OPTIONS[kind])
 
     images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [np.empty(0)], 0
     with recorded(arguments.record, "sample", spec, [arguments.checkpoint]) as record:
         record.computed_by(checkpoint.code(arguments.checkpoint))
         for batch in tqdm(batches, mininterval=5.0):
             draws = generator(spec.seed, "sample", batch)
-            shape = (size, *data.shape)
-            samples = SAMPLERS[kind](
-                model, model.sde, shape, draws, **options, device=claim_device()
-            )
+            shape = (settings.batch_size, *data.shape)
+            samples = sampler.sample(model, model.sde, shape, draws, settings, place)
             images.append(quantise(samples.x.cpu(), data.levels, protocol.dequantised).numpy())
             nfe.append(samples.nfe.cpu().numpy())
             calls += samples.network_calls

@@ -6,6 +6,7 @@ from typing import Any
 
 from qcsbm.report import pages, tables
 from qcsbm.runtime.files import write_text
+from qcsbm.schema.samplers import sampler_label
 from qcsbm.schema.specifications import Table
 from qcsbm.stages.aggregation import add_records, read_records
 
@@ -26,7 +27,9 @@ def run(arguments: argparse.Namespace) -> None:
 def texts(spec: Table, records: list[dict[str, Any]], notes: list[str]) -> dict[str, str]:
     """The table that ``spec`` describes, by the suffix of its file; ``notes`` stand below it."""
     sampler = spec.sampler
-    title = f"Sample quality, {sampler.upper()} sampler" if sampler else "Likelihood and asymmetry"
+    title = "Likelihood and asymmetry"
+    if sampler:
+        title = f"Sample quality, {sampler_label(sampler)} sampler"
     blocks = tables.build(tables.tidy(records), spec, tables.failures(records))
     for block in blocks:
         block.notes.extend(notes)

@@ -410,6 +410,27 @@ BAD = {
         {"type": "ode", "rtol": 0.1, "atol": 0.1, "batch_size": 2},
         "samplers (dataset digits), method c: found the name 'shards'",
     ),
+    "sampler whose costs would be those of training": (
+        "defaults.samplers.train",
+        {"type": "ode", "rtol": 0.1, "atol": 0.1, "batch_size": 2},
+        "samplers (dataset digits), method c: found the name 'train', expected another one, as a",
+    ),
+    "sampler with the name of another type": (
+        "defaults.samplers.ode",
+        {"type": "heun", "steps": 18, "batch_size": 2},
+        "samplers.ode.type (dataset digits), method c: found 'heun', expected 'ode' or another",
+    ),
+    "Langevin steps that can only diverge": (
+        "defaults.samplers.slow",
+        {
+            "type": "langevin",
+            "noise_levels": 2,
+            "steps_per_level": 2,
+            "step_size": 2,
+            "batch_size": 2,
+        },
+        "defaults.samplers.slow.step_size: found 2, expected: input should be less than 2",
+    ),
     "probes without need": ("datasets.digits.asymmetry.probes", 4, "asymmetry.probes"),
 }
 

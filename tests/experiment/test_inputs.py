@@ -25,7 +25,7 @@ defaults:
   training: {batch_size: 16}
   samplers:
     pc: {type: pc, steps: 10, snr: 0.16, batch_size: 32}
-    ode: {type: ode, rtol: 1e-2, atol: 1e-2, batch_size: 32}
+    heun35: {type: heun, steps: 18, batch_size: 32}
   quality: {samples: 64, extractor: classifier}
   likelihood: {samples: 16, rtol: 1e-2, atol: 1e-3, batch_size: 16}
   asymmetry: {estimator: exact, noise_levels: 4, samples: 8, batch_size: 8}
@@ -58,7 +58,7 @@ methods:
 tables:
   table2: {methods: [u, qc]}
   table3: {methods: [qc, given], sampler: pc}
-  table4: {methods: [tuned], sampler: ode}
+  table4: {methods: [tuned], sampler: heun35}
 toy: {points: 2000, steps: 40, batch_size: 64, seeds: [2, 5]}
 """
 EXPERIMENT = config.load(yaml.safe_load(DOCUMENT), "tiny.yaml")
@@ -70,7 +70,7 @@ RUNS = [
     for method in ("u", "qc", "given", "tuned")
     for seed in seeds
 ]
-SAMPLERS = ("pc", "ode")
+SAMPLERS = ("pc", "heun35")
 
 
 @dataclass
@@ -259,7 +259,7 @@ def test_tables_are_made_of_the_records_of_their_rows(jobs):
     for table, expected in {
         "table2": records_of(("u", "qc"), "likelihood", "asymmetry"),
         "table3": records_of(("qc", "given"), "pc/sample", "pc/quality"),
-        "table4": records_of(("tuned",), "ode/sample", "ode/quality"),
+        "table4": records_of(("tuned",), "heun35/sample", "heun35/quality"),
     }.items():
         job = jobs[f"{ROOT}/{table}.csv"]
         assert set(job.options["records"]) == expected <= set(job.inputs)
@@ -274,7 +274,7 @@ def test_metrics_and_costs_are_made_of_all_records(jobs):
     assert set(metrics.options["records"]) == expected <= set(metrics.inputs)
 
     cost = jobs[f"{ROOT}/tables/cost.csv"]
-    expected = records_of(methods, "likelihood", "pc/sample", "ode/sample")
+    expected = records_of(methods, "likelihood", "pc/sample", "heun35/sample")
     for method, steps in TRAINED.items():
         expected |= records_of((method,), *(f"step{step}" for step in steps))
     assert set(cost.options["records"]) == expected <= set(cost.inputs)

@@ -1,6 +1,7 @@
 """Claims on constructed numbers whose verdicts are known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,18 @@ def test_numbers_of_another_sampler_or_dataset_do_not_enter(metrics):
         [metrics, other.assign(dataset="patches"), other[quality].assign(sampler="ode")]
     )
     assert claims.about_models(more, SPEC) == claims.about_models(metrics, SPEC)
+
+
+def test_a_sampler_goes_by_its_name(metrics):
+    renamed = metrics.assign(sampler=metrics["sampler"].replace("pc", "heun35"))
+    found = claims.about_models(renamed, SPEC | {"samplers": ["heun35"]})
+    measures = {judgement.measure for judgement in found}
+    assert {"FD, heun35", "CS, heun35", "Prec., heun35", "Rec., heun35", "Asym"} < measures
+    expected = [
+        replace(judgement, measure=judgement.measure.replace("PC", "heun35"))
+        for judgement in claims.about_models(metrics, SPEC)
+    ]
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def run(method, seed, start, faster=1.0):
             seed,
             {"network_calls": 60, "peak_memory_mb": 2048.0},
             sampler="pc",
+            sampler_type="pc",
             samples=70,
             batch_size=32,
         ),
@@ -49,6 +50,28 @@ def test_costs_are_sums_within_a_run_and_means_over_seeds():
     assert u["pc_calls"] == 20 and u["likelihood_calls"] == 50
     assert u["memory_gb"] == 2.0
     assert not {"ode_hours", "gpu_memory_gb"} & set(frame.columns)
+
+
+def sampled(name, kind, calls):
+    cost = {"network_calls": calls}
+    told = {"sampler": name, "sampler_type": kind, "samples": 70, "batch_size": 32}
+    return record("sample", "u", 0, cost, **told)
+
+
+def test_every_sampler_has_columns_in_the_order_of_types():
+    samplers = [("heun35", "heun", 105), ("ode", "ode", 300), ("heun5", "heun", 15)]
+    frame = costs([sampled(*facts) for facts in samplers] + run("u", 0, 0))
+    names = ["pc", "ode", "heun35", "heun5"]
+    columns = [f"{name}_{what}" for name in names for what in ("hours", "calls")]
+    assert list(frame)[4:-3] == columns
+    assert frame[["heun35_calls", "heun5_calls"]].iloc[0].tolist() == [35, 5]
+    spec = {"datasets": {"digits": "Digits"}, "methods": {"digits": [["u", "U"]]}}
+    (section,) = sections(frame, spec, ["cpu"], {})
+    assert section.columns == [
+        *("Method", "Training steps/s", "Training h", "PC h", "PC calls/sample"),
+        *("ODE h", "ODE calls/sample", "heun35 h", "heun35 calls/sample"),
+        *("heun5 h", "heun5 calls/sample", "NLL h", "NLL calls/image", "Memory (GB)"),
+    ]
 
 
 def test_a_gpu_is_counted_by_its_own_time_and_memory():

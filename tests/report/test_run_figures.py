@@ -56,10 +56,10 @@ def curves():
 @pytest.fixture
 def metrics():
     rows = []
-    for metric, sampler in (("nll", np.nan), ("fd", "pc"), ("fd", "ode"), ("nll_nfe", np.nan)):
+    for metric, sampler in (("nll", np.nan), ("fd", "pc"), ("fd", "heun35"), ("nll_nfe", np.nan)):
         for i, method in enumerate(METHODS):
             for seed, added in enumerate(BY_SEED):
-                value = 10.0 * i + added + (100 if sampler == "ode" else 0)
+                value = 10.0 * i + added + (100 if sampler == "heun35" else 0)
                 rows.append((method, seed, metric, value, sampler))
     return pd.DataFrame(rows, columns=["method", "seed", "metric", "value", "sampler"])
 
@@ -206,7 +206,7 @@ def test_metric_values_keep_samplers_apart_and_only_what_tables_show(metrics):
     assert set(zip(values["metric"], values["sampler"], strict=True)) == {
         ("nll", ""),
         ("fd", "pc"),
-        ("fd", "ode"),
+        ("fd", "heun35"),
     }
     alone = metrics[metrics["metric"] == "nll"].drop(columns="sampler")
     assert (runs.metric_values(alone)["sampler"] == "").all()
@@ -216,7 +216,7 @@ def test_metrics_by_seed_draws_every_value_with_the_t_interval_of_the_mean(metri
     figure = runs.metrics_by_seed(metrics, METHODS)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     titles = [axes.get_title() for axes in shown]
-    assert titles == ["NLL (bits/dim) ↓", "FD ↓, ODE", "FD ↓, PC"]
+    assert titles == ["NLL (bits/dim) ↓", "FD ↓, heun35", "FD ↓, PC"]
     points, interval, mean = drawn(shown[0], "qc")
     assert points.get_ydata().tolist() == [21.0, 22.0, 26.0]
     # Variance 7; Student's quantile at 0.975 with two degrees of freedom is 4.3027.
@@ -248,7 +248,7 @@ def test_quality_stands_at_the_seconds_of_its_run(metrics):
     figure = runs.quality_against_compute(metrics, seconds, METHODS)
     assert [axes.get_title() for axes in figure.axes] == [
         "NLL (bits/dim) ↓",
-        "FD ↓, ODE",
+        "FD ↓, heun35",
         "FD ↓, PC",
     ]
     assert figure.axes[0].get_xlabel() == "CPU seconds of training"
@@ -294,7 +294,7 @@ def finished(tmp_path, curves):
         curve.to_csv(folder / "step50.csv", index=False)
     records += failed(tmp_path / "qc", "qc", "sample")
     # Without the file of its samples, a record of another seed or sampler must not be opened.
-    for seed, sampler in ((0, "pc"), (1, "pc"), (0, "ode")):
+    for seed, sampler in ((0, "pc"), (1, "pc"), (0, "heun35")):
         folder = tmp_path / f"u/seed{seed}/{sampler}"
         protocol = {"sampler": sampler}
         records.append(write_record(folder, "sample", "sample", "u", seed, protocol=protocol))

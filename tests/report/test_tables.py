@@ -13,6 +13,7 @@ from qcsbm.report import pages
 from qcsbm.report.tables import build, flat, format_value, latex, over_seeds, sections, tidy
 from qcsbm.runtime import failure
 from qcsbm.schema.specifications import Table
+from qcsbm.stages import table
 
 # By method, metric and seed. No mean is a median, no asym a multiple of nasym, and no two columns
 # or rows are alike.
@@ -312,7 +313,7 @@ def test_of_an_imported_model_the_file_is_all_that_is_known(spec):
 def test_table_of_samples_shows_the_names_of_the_extractor_that_was_used(spec):
     quality = {"fd": 3.0, "cs": 2.0, "precision": 0.5, "recall": 0.25}
     rows = [
-        record("sample", "u", 0, {"nfe": 100.0}, sampler="pc"),
+        record("sample", "u", 0, {"nfe": 100.0}, sampler="pc", sampler_type="pc"),
         record("quality", "u", 0, quality, sampler="pc", extractor="classifier"),
         record("quality", "u", 0, dict(quality, fd=9.0), sampler="ode", extractor="classifier"),
     ]
@@ -321,6 +322,59 @@ def test_table_of_samples_shows_the_names_of_the_extractor_that_was_used(spec):
     assert {metric: block.cells["u", metric] for metric in block.metrics} == {
         metric: (value, None) for metric, value in {"nfe": 100.0, **quality}.items()
     }
+
+
+PC = {"steps": 50, "snr": 0.16, "corrector_steps": 1, "batch_size": 128}
+SAMPLERS = {
+    "pc": ("pc", PC, "PC", "sampler pc, steps 50, snr 0.16, corrector steps 1"),
+    "ode": (
+        "ode",
+        {"rtol": 1e-4, "atol": 1e-5, "batch_size": 128},
+        "ODE",
+        "sampler ode, rtol 0.0001, atol 1e-05",
+    ),
+    "heun": ("heun", {"steps": 18, "rho": 7.0}, "Heun", "sampler heun, steps 18, rho 7"),
+    "heun35": (
+        "heun",
+        {"steps": 18, "rho": 7.0, "batch_size": 9},
+        "heun35",
+        "sampler heun35, sampler type heun, steps 18, rho 7",
+    ),
+    "slow": (
+        "langevin",
+        {"noise_levels": 10, "steps_per_level": 100, "step_size": 0.1},
+        "slow",
+        "sampler slow, sampler type langevin, noise levels 10, steps per level 100, step size 0.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_table_of_samples_names_its_sampler_and_all_that_it_is_told(name, spec):
+    kind, settings, title, told = SAMPLERS[name]
+    facts = {"weights": "ema", "sampler": name, "sampler_type": kind, **settings}
+    others = {"weights": "ema", "sampler": "other", "sampler_type": "pc", **PC}
+    records = [
+        record("sample", "u", 0, {"nfe": 35.0}, **facts),
+        record("sample", "u", 0, {"nfe": 50.0}, **others),
+    ]
+    text = table.texts({**spec, "sampler": name}, records, [])[".md"]
+    assert text.startswith(f"# Sample quality, {title} sampler\n")
+    assert f"\n- Sample: weights ema, {told}.\n" in text
+
+
+def test_settings_of_one_sampler_may_differ_by_method(spec):
+    pc = {"sampler": "mine", "sampler_type": "pc", **PC}
+    heun = {"sampler": "mine", "sampler_type": "heun", "steps": 18, "rho": 7.0}
+    records = [
+        record("sample", method, 0, {"nfe": 1.0}, **facts)
+        for method, facts in (("u", pc), ("qc", heun))
+    ]
+    (block,) = build(tidy(records), {**spec, "sampler": "mine"}, {})
+    assert (
+        "Sample: sampler mine, sampler type heun (QC⁺) / pc (U-Net), steps 18 (QC⁺) / 50 (U-Net), "
+        "rho 7, snr 0.16, corrector steps 1." in block.notes
+    )
 
 
 def write(folder, records):
@@ -459,7 +513,7 @@ def quality_rows(sampler, extractor, **metrics):
     return on(
         "cifar10",
         [
-            record("sample", "u", 0, {"nfe": 1000.0}, sampler=sampler),
+            record("sample", "u", 0, {"nfe": 1000.0}, sampler=sampler, sampler_type=sampler),
             record("quality", "u", 0, quality, sampler=sampler, extractor=extractor),
         ],
     )

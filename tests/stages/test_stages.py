@@ -42,6 +42,9 @@ defaults:
   samplers:
     pc: {type: pc, steps: 4, snr: 0.2, corrector_steps: 2, batch_size: 3}
     ode: {type: ode, rtol: 0.003, atol: 0.002, batch_size: 3}
+    heun: {type: heun, steps: 4, rho: 3.0, batch_size: 3}
+    langevin3:
+      {type: langevin, noise_levels: 3, steps_per_level: 2, step_size: 0.2, batch_size: 3}
   quality: {samples: 5, extractor: classifier, neighbours: 2}
   likelihood: {samples: 3, rtol: 0.2, atol: 0.1, batch_size: 2}
   asymmetry: {estimator: antisymmetric, probes: 3, noise_levels: 3, samples: 3, batch_size: 2}
@@ -155,7 +158,7 @@ def assert_metric(found, values):
     )
 
 
-@pytest.mark.parametrize("sampler", ["pc", "ode"])
+@pytest.mark.parametrize("sampler", ["pc", "ode", "heun", "langevin3"])
 @pytest.mark.parametrize("method", ["c", "u"])
 def test_samples_are_those_of_the_sampler(method, sampler, measured):
     score, result, metrics, cost = measured("sample", method, sampler)
@@ -163,10 +166,10 @@ def test_samples_are_those_of_the_sampler(method, sampler, measured):
     assert len(expected) == 6 and len(np.unique(expected)) > 10
     plain.assert_same_images(np.load(result), expected[:5])
     # The sixth was drawn with its batch, and is none of the five.
-    assert sampler == "pc" or np.mean(nfe) != np.mean(nfe[:5])
+    assert sampler != "ode" or np.mean(nfe) != np.mean(nfe[:5])
     assert_metric(metrics["nfe"], nfe[:5])
-    calls = {"pc": 2 * 4 * (1 + 2), "ode": sum(nfe) / 3 + 2}[sampler]
-    assert cost["network_calls"] == pytest.approx(calls)
+    calls = {"pc": 4 * (1 + 2), "ode": np.mean(nfe) + 1, "heun": 7, "langevin3": 3 * 2 + 1}
+    assert cost["network_calls"] == pytest.approx(2 * calls[sampler])
 
 
 @pytest.mark.parametrize("method", ["c", "u"])

@@ -16,9 +16,10 @@ from qcsbm.conservativeness.asymmetry import one_probe_asymmetry
 from qcsbm.experiment import paper_rows
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
+from qcsbm.sampling import pc
 from qcsbm.sampling.likelihood import hutchinson_divergence
-from qcsbm.sampling.samplers import langevin_step, pc_sample, reverse_diffusion_step
 from qcsbm.schema import networks
+from qcsbm.schema.samplers import PC
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import EnergyScoreModel, ScoreModel
 from qcsbm.score.sde import VE, bcast
@@ -421,18 +422,19 @@ def total_gradient(model, inputs, monkeypatch):
 
 def predictor_step(model, inputs, monkeypatch):
     x = inputs.noised(inputs.step_t)
-    return reverse_diffusion_step(model, SDE, x, 500, 1000, inputs.noise[0])
+    return pc.predictor_step(model, SDE, x, 500, 1000, inputs.noise[0])
 
 
 def corrector_step(model, inputs, monkeypatch):
     x = inputs.noised(inputs.step_t)
-    return langevin_step(model, x, inputs.step_t, 0.16, inputs.noise[0])
+    return pc.corrector_step(model, SDE, x, 500, 1000, 0.16, inputs.noise[0])
 
 
 def sample(model, inputs, monkeypatch):
     noise = iter(inputs.noise)
     monkeypatch.setattr(torch, "randn", lambda *_, **__: next(noise))
-    x = pc_sample(model, SDE, SHAPE, torch.Generator(), steps=4, snr=0.16).x
+    settings = PC(type="pc", steps=4, snr=0.16, batch_size=SHAPE[0])
+    x = pc.sample(model, SDE, SHAPE, torch.Generator(), settings).x
     assert next(noise, None) is None
     return x
 

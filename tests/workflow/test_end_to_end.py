@@ -34,7 +34,7 @@ defaults:
     init_scale: 1.0
   training: {batch_size: 32, lr: 1e-2, warmup: 4, ema: 0.9, dequantise: true}
   samplers:
-    pc: {type: pc, steps: 6, snr: 0.2, corrector_steps: 2, batch_size: 8}
+    pc6: {type: pc, steps: 6, snr: 0.2, corrector_steps: 2, batch_size: 8}
   quality: {samples: 20, extractor: classifier}
   likelihood: {samples: 5, rtol: 0.02, atol: 0.01, batch_size: 2}
   asymmetry: {estimator: antisymmetric, probes: 3, noise_levels: 3, samples: 5, batch_size: 2}
@@ -55,9 +55,9 @@ methods:
     asymmetry: {estimator: exact, probes: null}
 tables:
   table2: {methods: [u, qc]}
-  table3: {methods: [qc, u], sampler: pc}
+  table3: {methods: [qc, u], sampler: pc6}
 """
-SEEDS, METHODS, SAMPLERS = (3, 5), ("u", "qc"), ("pc",)
+SEEDS, METHODS, SAMPLERS = (3, 5), ("u", "qc"), ("pc6",)
 # Those of the Fréchet distance and of recall are simulated elsewhere.
 ERRORS_LEFT_OUT = ("fd", "recall")
 # The stages compute in float32.
@@ -68,7 +68,7 @@ ROUNDING = 1e-3
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.yaml").write_text(DOCUMENT)
-    # The ODE sampler, a third more jobs, is left to test_stages.py and test_inputs.py.
+    # A third more jobs each, other samplers are left to test_stages.py and test_inputs.py.
     files = ["table2.md", "table3.md", "metrics.csv", "tables/cost.md"]
     targets = [f"results/tiny/{file}" for file in files]
     result = snakemake(*targets, "--cores", "2", "--configfile", "tiny.yaml", cwd=folder)
@@ -168,6 +168,7 @@ def test_metrics_csv_has_a_row_for_each_number_under_its_labels(results, expecte
     frame["sampler"] = frame["sampler"].astype(object).where(frame["sampler"].notna(), None)
     assert not frame.duplicated(["dataset", "method", "seed", "sampler", "metric"]).any()
     assert set(frame["dataset"]) == {"digits"}
+    assert frame["sampler_type"].eq("pc").equals(frame["sampler"].eq("pc6"))
     rows = {}
     for row in frame.itertuples():
         error = None if np.isnan(row.stderr) else row.stderr
@@ -179,7 +180,9 @@ def test_metrics_csv_has_a_row_for_each_number_under_its_labels(results, expecte
 
 
 def test_tables_are_means_over_seeds_with_their_errors(results, expected):
-    for table, sampler in (("table2", None), ("table3", "pc")):
+    title = (results / "table3.md").read_text().partition("\n")[0]
+    assert title == "# Sample quality, pc6 sampler"
+    for table, sampler in (("table2", None), ("table3", "pc6")):
         frame = pd.read_csv(results / f"{table}.csv").set_index("method")
         assert sorted(frame.index) == sorted(METHODS) and (frame["seeds"] == len(SEEDS)).all()
         for method in METHODS:
@@ -210,7 +213,7 @@ def test_costs_are_those_of_the_work_that_was_done(results, expected):
     for method in METHODS:
         row = frame.loc[method]
         calls = [expected[method, seed, None]["nll_nfe"][0] for seed in SEEDS]
-        assert row["pc_calls"] == 6 * (1 + 2)
+        assert row["pc6_calls"] == 6 * (1 + 2)
         assert row["likelihood_calls"] == pytest.approx(np.mean(calls))
         stops = {"u": (70, 90), "qc": (90,)}[method]
         runs = [results / f"runs/digits/{method}/seed{seed}" for seed in SEEDS]
@@ -222,5 +225,5 @@ def test_costs_are_those_of_the_work_that_was_done(results, expected):
         speed = np.mean([steps / sum(of_seed) for of_seed in seconds])
         assert row["steps_per_s"] == pytest.approx(speed)
         hours = [column for column in frame if column.endswith("_hours")]
-        assert set(hours) == {"train_hours", "pc_hours", "likelihood_hours"}
+        assert set(hours) == {"train_hours", "pc6_hours", "likelihood_hours"}
         assert all(row[column] > 0 for column in [*hours, "memory_gb"])

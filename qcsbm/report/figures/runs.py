@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from qcsbm.report.figures import frames, style
 from qcsbm.report.intervals import t_interval
 from qcsbm.report.tables import HEADINGS, QUALITY_METRICS
+from qcsbm.schema.samplers import sampler_label
 
 # Asymmetry that is smaller than this fraction of the largest is rounding: the model has none.
 ROUNDING = 1e-6
@@ -145,7 +146,7 @@ def metrics_by_seed(metrics: pd.DataFrame, methods: dict[str, str]) -> Figure:
         by_seed = chosen.pivot(index="seed", columns="method", values="value")
         by_seed = by_seed.reindex(columns=list(methods))
         _metric(panel, by_seed)
-        suffix = f", {sampler.upper()}" if len(samplers) > 1 and sampler else ""
+        suffix = f", {sampler_label(sampler)}" if len(samplers) > 1 and sampler else ""
         panel.set_title(HEADINGS[order[index]] + suffix)
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
@@ -186,7 +187,7 @@ def quality_against_compute(
             dots = style.look(method) | {"linestyle": "", "alpha": 0.8}
             panel.plot(points["seconds"], points["value"], **dots)
         clock = " and ".join(sorted(chosen["clock"].unique()))
-        suffix = f", {sampler.upper()}" if sampler else ""
+        suffix = f", {sampler_label(sampler)}" if sampler else ""
         panel.set(xlabel=f"{clock} seconds of training", title=HEADINGS[metric] + suffix)
         panel.set_xlim(left=0)
     _legend(figure, methods, linestyle="")
