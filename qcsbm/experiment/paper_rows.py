@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.schema.networks import NCSNpp
+from qcsbm.schema.samplers import ODE, PC
 from qcsbm.schema.sde import VE
 from qcsbm.schema.specifications import PaperRow
 from qcsbm.schema.training import Regulariser, Training
 
 DATASETS = ("cifar10", "cifar100", "imagenet32", "svhn")
-SAMPLERS = ("pc", "ode")
 
 
 def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def counterpart(
         return None
     cell = experiment.cells[dataset, method]
     configured = cell.samplers.get(sampler) if sampler else None
-    if configured and configured.type not in SAMPLERS:
+    if not isinstance(configured, PC | ODE | None):
         return None
     kind: Literal["c", "u", "qc"] = (
         "c" if cell.parameterisation == "energy" else "qc" if cell.regulariser else "u"

@@ -51,7 +51,7 @@ def costs(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return frame[[column for column in columns if column in frame]].reset_index()
 
 
-def _samplers(records: list[dict]) -> list[str]:
+def _samplers(records: list[dict[str, Any]]) -> list[str]:
     """The names of all samplers, in the order of their types."""
     order = list(TYPES)
     protocols = [record["protocol"] for record in records if record["stage"] == "sample"]

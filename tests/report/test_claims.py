@@ -183,7 +183,7 @@ def test_numbers_of_another_sampler_or_dataset_do_not_enter(metrics):
 
 def test_a_sampler_goes_by_its_name(metrics):
     renamed = metrics.assign(sampler=metrics["sampler"].replace("pc", "heun35"))
-    found = claims.about_models(renamed, SPEC | {"samplers": ["heun35"]})
+    found = claims.about_models(renamed, SPEC.model_copy(update={"samplers": ["heun35"]}))
     measures = {judgement.measure for judgement in found}
     assert {"FD, heun35", "CS, heun35", "Prec., heun35", "Rec., heun35", "Asym"} < measures
     expected = [

@@ -42,6 +42,15 @@ def run(method, seed, start, faster=1.0):
     ]
 
 
+def told(methods):
+    return Cost(
+        version=1,
+        **{"strict": False, "seeds": {}, "records": {}},
+        datasets={"digits": "Digits"},
+        methods={"digits": methods},
+    )
+
+
 def test_costs_are_sums_within_a_run_and_means_over_seeds():
     frame = costs(run("u", 0, 0) + run("u", 1, 0, faster=2.0)).set_index("method")
     u = frame.loc["u"]
@@ -65,8 +74,7 @@ def test_every_sampler_has_columns_in_the_order_of_types():
     columns = [f"{name}_{what}" for name in names for what in ("hours", "calls")]
     assert list(frame)[4:-3] == columns
     assert frame[["heun35_calls", "heun5_calls"]].iloc[0].tolist() == [35, 5]
-    spec = {"datasets": {"digits": "Digits"}, "methods": {"digits": [["u", "U"]]}}
-    (section,) = sections(frame, spec, ["cpu"], {})
+    (section,) = sections(frame, told([("u", "U")]), ["cpu"], {})
     assert section.columns == [
         *("Method", "Training steps/s", "Training h", "PC h", "PC calls/sample"),
         *("ODE h", "ODE calls/sample", "heun35 h", "heun35 calls/sample"),
@@ -82,12 +90,7 @@ def test_a_gpu_is_counted_by_its_own_time_and_memory():
 
 def test_a_model_that_was_not_trained_here_has_no_cost_of_training():
     frame = costs(run("u", 0, 0) + run("qc", 0, 500)[2:])
-    spec = Cost(
-        version=1,
-        **{"strict": False, "seeds": {}, "records": {}},
-        datasets={"digits": "Digits"},
-        methods={"digits": [("u", "U"), ("qc", "QC"), ("c", "C")]},
-    )
+    spec = told([("u", "U"), ("qc", "QC"), ("c", "C")])
     failed = {("digits", "c"): ["seed 0: it diverged"], ("patches", "u"): ["seed 0: not here"]}
     (section,) = sections(frame, spec, ["cpu", "cpu"], failed)
     table = pd.DataFrame(section.rows, columns=section.columns).set_index("Method")

@@ -69,7 +69,7 @@ def records():
     return rows
 
 
-def table(spec):
+def specified(spec):
     """What the stage is told, where records are not compared with it."""
     told = {"version": 1, "strict": False, "seeds": {}, "records": {}}
     return Table.model_validate_json(json.dumps(told | spec))
@@ -156,20 +156,20 @@ def words(text):
 
 
 def test_page_has_every_mean_and_error_in_its_place_and_says_what_it_is_of(records, spec):
-    text = markdown("Title", build(tidy(records), table(spec), {}))
+    text = markdown("Title", build(tidy(records), specified(spec), {}))
     grid = [line for line in words(text) if not line.startswith("|:")]
     assert grid == [line for line in words(MARKDOWN) if not line.startswith("|:")]
 
 
 def test_latex_is_the_same_table(records, spec):
-    text = latex(build(tidy(records), table(spec), {}))
+    text = latex(build(tidy(records), specified(spec), {}))
     assert words(text) == words(LATEX) and text.isascii()
 
 
 def test_latex_has_no_character_that_it_cannot_set(records, spec):
     label = r"a&b 50% c_d #1 $x$ {y} ~z ^w \v"
     spec["methods"]["digits"] = [["u", label]]
-    row = latex(build(tidy(records), table(spec), {})).splitlines()[5]
+    row = latex(build(tidy(records), specified(spec), {})).splitlines()[5]
     assert row.split(" & 3.4")[0].strip() == (
         r"a\&b 50\% c\_d \#1 \$x\$ \{y\} \textasciitilde{}z \textasciicircum{}w"
         r" \textbackslash{}v"
@@ -177,7 +177,7 @@ def test_latex_has_no_character_that_it_cannot_set(records, spec):
 
 
 def test_csv_has_the_unrounded_numbers_in_their_columns(records, spec):
-    frame = flat(build(tidy(records), table(spec), {}))
+    frame = flat(build(tidy(records), specified(spec), {}))
     columns = ["nll", "nll_stderr", "asym", "asym_stderr", "nasym", "nasym_stderr"]
     assert list(frame) == ["dataset", "method", "label", "seeds", *columns]
     assert frame[["dataset", "method", "label", "seeds"]].to_numpy().tolist() == [
@@ -196,22 +196,22 @@ def test_csv_has_the_unrounded_numbers_in_their_columns(records, spec):
 
 def test_a_cell_over_fewer_seeds_than_its_row_says_so(records, spec):
     kept = [r for r in records if (r["stage"], r["method"], r["seed"]) != ("likelihood", "u", 7)]
-    (block,) = build(tidy(kept), table(spec), {})
+    (block,) = build(tidy(kept), specified(spec), {})
     assert "U-Net: nll is over 2 of 3 seeds." in block.notes
     assert block.cells["u", "nll"][0] == pytest.approx(3.15) and block.seeds["u"] == 3
 
 
 def test_records_of_other_methods_do_not_enter(records, spec):
     other = record("likelihood", "qc_k16", 3, {"nll": 1.0}, **QC, rtol=1.0, atol=1.0)
-    expected = build(tidy(records), table(spec), {})
-    assert build(tidy([other, *records]), table(spec), {}) == expected
+    expected = build(tidy(records), specified(spec), {})
+    assert build(tidy([other, *records]), specified(spec), {}) == expected
 
 
 def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
     for found in records:
         if found["method"] == "qc" and found["stage"] == "likelihood":
             found["protocol"]["rtol"] = 1e-4
-    (block,) = build(tidy(records), table(spec), {})
+    (block,) = build(tidy(records), specified(spec), {})
     assert "Likelihood: rtol 0.0001 (QC⁺) / 0.001 (U-Net)." in block.notes
 
 
@@ -243,14 +243,16 @@ def test_notes_say_how_a_model_was_trained(records, spec, changes, sentence):
         if found["method"] == "qc":
             found["protocol"] |= changes
     (note,) = [
-        n for n in build(tidy(records), table(spec), {})[0].notes if n.startswith("QC⁺: L_QC")
+        n for n in build(tidy(records), specified(spec), {})[0].notes if n.startswith("QC⁺: L_QC")
     ]
     assert sentence in note
 
 
 def test_models_of_two_trainings_in_one_row_are_both_described(records, spec):
     records[-1]["protocol"]["regulariser_weight"] = 0.5
-    training = [n for n in build(tidy(records), table(spec), {})[0].notes if n.startswith("QC⁺: ")]
+    training = [
+        n for n in build(tidy(records), specified(spec), {})[0].notes if n.startswith("QC⁺: ")
+    ]
     assert ["0.01," in note for note in training] == [True, False] and "0.5," in training[1]
 
 
@@ -303,7 +305,9 @@ def test_every_measurement_says_how_its_model_was_trained(edited, stage):
 def test_of_an_imported_model_the_file_is_all_that_is_known(spec):
     facts = {key: U[key] for key in ("train_steps", "parameterisation", "residual")}
     facts["started_from"] = "a/u.safetensors@1200"
-    (block,) = build(tidy([record("likelihood", "u", 0, {"nll": 1.5}, **facts)]), table(spec), {})
+    (block,) = build(
+        tidy([record("likelihood", "u", 0, {"nll": 1.5}, **facts)]), specified(spec), {}
+    )
     assert (
         "U-Net: a score, imported from a/u.safetensors at step 1200; how it was trained is not "
         "known here." in block.notes
@@ -317,7 +321,7 @@ def test_table_of_samples_shows_the_names_of_the_extractor_that_was_used(spec):
         record("quality", "u", 0, quality, sampler="pc", extractor="classifier"),
         record("quality", "u", 0, dict(quality, fd=9.0), sampler="ode", extractor="classifier"),
     ]
-    block = build(tidy(rows), table({**spec, "sampler": "pc"}), {})[0]
+    block = build(tidy(rows), specified({**spec, "sampler": "pc"}), {})[0]
     assert block.metrics == ["nfe", "fd", "cs", "precision", "recall"]
     assert {metric: block.cells["u", metric] for metric in block.metrics} == {
         metric: (value, None) for metric, value in {"nfe": 100.0, **quality}.items()
@@ -358,7 +362,7 @@ def test_a_table_of_samples_names_its_sampler_and_all_that_it_is_told(name, spec
         record("sample", "u", 0, {"nfe": 35.0}, **facts),
         record("sample", "u", 0, {"nfe": 50.0}, **others),
     ]
-    text = table.texts({**spec, "sampler": name}, records, [])[".md"]
+    text = table.texts(specified({**spec, "sampler": name}), records, [])[".md"]
     assert text.startswith(f"# Sample quality, {title} sampler\n")
     assert f"\n- Sample: weights ema, {told}.\n" in text
 
@@ -370,7 +374,7 @@ def test_settings_of_one_sampler_may_differ_by_method(spec):
         record("sample", method, 0, {"nfe": 1.0}, **facts)
         for method, facts in (("u", pc), ("qc", heun))
     ]
-    (block,) = build(tidy(records), {**spec, "sampler": "mine"}, {})
+    (block,) = build(tidy(records), specified({**spec, "sampler": "mine"}), {})
     assert (
         "Sample: sampler mine, sampler type heun (QC⁺) / pc (U-Net), steps 18 (QC⁺) / 50 (U-Net), "
         "rho 7, snr 0.16, corrector steps 1." in block.notes
@@ -389,7 +393,7 @@ def test_stages_write_what_the_functions_return(records, spec, tmp_path):
     arguments = ["--records", *paths, "--out", tmp_path / "table2"]
     told = expecting(records)
     assert in_process("table", "--spec", json.dumps(spec | told), *arguments) == 0
-    blocks = build(tidy(records), table(spec), {})
+    blocks = build(tidy(records), specified(spec), {})
     written = {
         suffix: (tmp_path / f"table2.{suffix}").read_text() for suffix in ("md", "csv", "tex")
     }
@@ -651,11 +655,11 @@ def test_notes_say_how_biased_distances_and_scores_are(spec):
             ("c", 0, 60.0, 51.5 - shift),
         )
     ]
-    (block,) = build(tidy(records), table(spec), {})
+    (block,) = build(tidy(records), specified(spec), {})
     assert block.metrics == ["fd", "cs"]
     size = ", by an estimated 7 (U-Net), 8.50 (C)"
     rest = "; `fd_infinity` in `metrics.csv` is without this bias, and noisier."
     assert f"FD of 8 samples is too large on average{size}{rest}" in block.notes
     assert any(note.startswith("CS of 8 samples is too small on average") for note in block.notes)
-    likelihoods = build(tidy(records), table({**spec, "sampler": None}), {})[0].notes
+    likelihoods = build(tidy(records), specified({**spec, "sampler": None}), {})[0].notes
     assert not any("on average" in note for note in likelihoods)
