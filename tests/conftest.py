@@ -15,8 +15,8 @@ from qcsbm import cli
 from qcsbm.data import raw
 from qcsbm.experiment import agreement, config, specification
 from qcsbm.runtime import device
-from qcsbm.schema.networks import NCSNpp
-from qcsbm.schema.sde import VE
+from qcsbm.schema.networks import Network
+from qcsbm.schema.sde import SDE
 from qcsbm.schema.sources import Data
 from qcsbm.schema.specifications import Model
 from qcsbm.score.models import build
@@ -55,12 +55,12 @@ def preparing(data):
 
 
 def score_model(parameterisation, residual, network, sde):
-    """What `build` makes a model of, on NCSN++ and the VE SDE with these keyword arguments."""
+    """What `build` makes a model of, with the keys of an experiment file; NCSN++ and VE unless they say so."""
     return Model(
         parameterisation=parameterisation,
         residual=residual,
-        network=NCSNpp(**{"type": "ncsnpp"} | network),
-        sde=VE(**{"type": "ve"} | sde),
+        network=TypeAdapter(Network).validate_python({"type": "ncsnpp"} | network),
+        sde=TypeAdapter(SDE).validate_python({"type": "ve"} | sde),
     )
 
 

@@ -78,6 +78,53 @@ def rademacher(shape, draws):
     return 2.0 * torch.randint(0, 2, shape, generator=draws).double() - 1
 
 
+# SDEs: the flow is dx = (c x − g² s / 2) dt, and a chain of n steps has x_k = a x_{k−1} + √v z.
+
+
+class VE:
+    def __init__(self, settings):
+        self.low, self.high = settings.sigma_min, settings.sigma_max
+        self.first, self.prior = 0, self.high
+
+    def kernel(self, t):
+        """Mean and standard deviation of x_t for x_0 = 1."""
+        std = self.low * (self.high / self.low) ** t
+        return std / std, std
+
+    def rates(self, t):
+        """c and g² = d(σ²)/dt."""
+        return 0, 2 * self.kernel(t)[1] ** 2 * np.log(self.high / self.low)
+
+    def chain(self, n):
+        """(a, v) of every step."""
+        scales = np.append(0, np.exp(np.linspace(np.log(self.low), np.log(self.high), n)))
+        return [(1, v) for v in np.diff(scales**2)]
+
+
+class VP:
+    def __init__(self, settings):
+        self.low, self.high = settings.beta_min, settings.beta_max
+        self.first, self.prior = EPSILON, 1
+
+    def kernel(self, t):
+        """Mean and standard deviation of x_t for x_0 = 1."""
+        mean = np.e ** (-(t**2) / 4 * (self.high - self.low) - t / 2 * self.low)
+        return mean, (1 - mean**2) ** 0.5
+
+    def rates(self, t):
+        """c and g²."""
+        beta = (1 - t) * self.low + t * self.high
+        return -beta / 2, beta
+
+    def chain(self, n):
+        """(a, v) of every step: the shares of the mean that are left, and what they make room for.
+
+        The variance of unit data stays 1.
+        """
+        means = np.append(1, self.kernel(np.linspace(EPSILON, 1, n))[0])
+        return [(a, 1 - a**2) for a in means[1:] / means[:-1]]
+
+
 # Scores
 
 
@@ -91,25 +138,18 @@ class Score:
     """s(x, t) of ``cell`` with the ``weights`` of its network."""
 
     def __init__(self, cell, weights):
-        self.cell, self.low, self.high = cell, cell.sde.sigma_min, cell.sde.sigma_max
+        self.cell, self.sde = cell, {"ve": VE, "vp": VP}[cell.sde.type](cell.sde)
         self.network = network(cell).double().eval().requires_grad_(False)
         self.network.load_state_dict(weights)
 
-    def sigma(self, t):
-        return self.low * (self.high / self.low) ** t
-
-    def g_squared(self, t):
-        """g² = d(σ²)/dt."""
-        return 2 * self.sigma(t) ** 2 * np.log(self.high / self.low)
-
     def __call__(self, x, t):
         """The score at x (n, 1, 8, 8) and t (n,), with its graph where x or a weight has one."""
-        sigma = self.sigma(t)
-        h = self.network(x, sigma)
+        mean, std = self.sde.kernel(t)
+        h = self.network(x, std / mean)
         h = x - h if self.cell.residual else h
         if self.cell.parameterisation == "score":
-            return h / sigma.view(-1, 1, 1, 1)
-        energy = (h.flatten(1).square().sum(1) / (2 * sigma)).sum()
+            return h / std.view(-1, 1, 1, 1)
+        energy = (h.flatten(1).square().sum(1) / (2 * std)).sum()
         return -torch.autograd.grad(energy, x, create_graph=True)[0]
 
     def value(self, x, t):
@@ -137,9 +177,10 @@ def asymmetry(score, test, cell, seed):
     size, n_levels = protocol.batch_size, protocol.noise_levels
     values = np.empty((n_levels, 2, len(k)))
     for level in range(n_levels):
-        t = level / n_levels
+        t = score.sde.first + (1 - score.sde.first) * level / n_levels
+        mean, std = score.sde.kernel(t)
         z = torch.randn(x_0.shape, generator=generator(seed, "perturb", level)).double()
-        x_t = x_0 + score.sigma(t) * z
+        x_t = mean * x_0 + std * z
         draws = generator(seed, "asymmetry", level)
         for start in range(0, len(k), size):
             batch = x_t[start : start + size]
@@ -206,12 +247,13 @@ def _log_density(score, x_0, v, protocol):
             s = score(x, torch.tensor([t], dtype=torch.float64))
             divergence = float((torch.autograd.grad(s, x, v[None])[0] * v).sum())
             s = s.detach().numpy().ravel()
-        return -score.g_squared(t) / 2 * np.append(s, divergence)
+        c, g_squared = score.sde.rates(t)
+        return c * np.append(y[:d], d) - g_squared / 2 * np.append(s, divergence)
 
     start = np.append(x_0.numpy().ravel(), 0.0)
     end, nfe = solve(flow, EPSILON, 1, start, protocol)
     x_1, change = end[:d], end[d]
-    variance = score.sigma(1) ** 2
+    variance = score.sde.prior**2
     prior = -d / 2 * np.log(2 * np.pi * variance) - (x_1**2).sum() / (2 * variance)
     return prior + change, nfe
 
@@ -283,33 +325,33 @@ def _predictor_corrector(score, protocol, draws):
     def norm(a):
         return a.flatten(1).square().sum(1).sqrt().mean()
 
-    low, high = score.sigma(0), score.sigma(1)
-    scales = np.append(np.exp(np.linspace(np.log(high), np.log(low), n)), 0)
-    x = high * noise()
-    for i, t in enumerate(np.linspace(1, EPSILON, n)):
+    x = score.sde.prior * noise()
+    chain = reversed(score.sde.chain(n))
+    for t, (a, v) in zip(np.linspace(1, EPSILON, n), chain, strict=True):
         for _ in range(protocol.corrector_steps):
             z, s = noise(), score.value(x, t)
-            step = 2 * (protocol.snr * norm(z) / norm(s)) ** 2
+            step = 2 * a**2 * (protocol.snr * norm(z) / norm(s)) ** 2
             x = x + step * s + (2 * step).sqrt() * z
-        variance = scales[i] ** 2 - scales[i + 1] ** 2
-        denoised = x + variance * score.value(x, t)
-        x = denoised + np.sqrt(variance) * noise()
+        denoised = (2 - a) * x + v * score.value(x, t)
+        x = denoised + np.sqrt(v) * noise()
     return denoised.numpy(), np.full(size, n)
 
 
 def _flow_backwards(score, protocol, draws):
     size = protocol.batch_size
-    start = score.sigma(1) * torch.randn((size, *SHAPE), generator=draws).double()
+    start = score.sde.prior * torch.randn((size, *SHAPE), generator=draws).double()
     images, nfe = [], []
     for x in start.numpy().reshape(size, -1):
 
         def flow(t, y):
             s = score.value(torch.from_numpy(y).view(1, *SHAPE), t)
-            return -score.g_squared(t) / 2 * s.numpy().ravel()
+            c, g_squared = score.sde.rates(t)
+            return c * y - g_squared / 2 * s.numpy().ravel()
 
         end, evaluations = solve(flow, 1, EPSILON, x, protocol)
         x = torch.from_numpy(end).view(1, *SHAPE)
-        images.append((x + score.sigma(0) ** 2 * score.value(x, EPSILON)).numpy())
+        mean, std = score.sde.kernel(score.sde.first)
+        images.append(((x + std**2 * score.value(x, EPSILON)) / mean).numpy())
         nfe.append(evaluations)
     return np.concatenate(images), nfe
 
@@ -445,7 +487,7 @@ def train(cell, images, seed, start, stop):
 
 
 def _losses(score, images, cell, seed, step):
-    """The means of DSM and of σ² L_QC over the batch of ``step``."""
+    """The means of DSM and of std² L_QC over the batch of ``step``."""
     training, regulariser, size = cell.training, cell.regulariser, cell.training.batch_size
     n = len(images)
     positions = range((step - 1) * size, step * size)
@@ -457,10 +499,10 @@ def _losses(score, images, cell, seed, step):
         x_0[mirrored] = x_0[mirrored].flip(3)
     t = EPSILON + (1 - EPSILON) * torch.rand(size, generator=draws).double()
     z = torch.randn(x_0.shape, generator=draws).double()
-    sigma = score.sigma(t).view(-1, 1, 1, 1)
-    x_t = (x_0 + sigma * z).requires_grad_()
+    mean, std = (values.view(-1, 1, 1, 1) for values in score.sde.kernel(t))
+    x_t = (mean * x_0 + std * z).requires_grad_()
     s = score(x_t, t)
-    dsm = (sigma * s + z).square().sum() / (2 * size)
+    dsm = (std * s + z).square().sum() / (2 * size)
     if regulariser is None:
         return dsm, torch.zeros(())
     b = regulariser.batch_size or size
@@ -477,4 +519,4 @@ def _losses(score, images, cell, seed, step):
         qc = (jtv * jtv - jtv * jv).sum(2)
     else:
         qc = (jv - jtv).square().sum(2) / 2
-    return dsm, (sigma[:b].flatten().square() * qc.mean(0)).mean()
+    return dsm, (std[:b].flatten().square() * qc.mean(0)).mean()

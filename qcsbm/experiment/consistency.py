@@ -83,10 +83,11 @@ def _cell_inconsistencies(
 ) -> Iterator[str]:
     place = f"methods.{method}"
     where = f"(dataset {dataset})"
-    if cell.sde.sigma_min >= cell.sde.sigma_max:
+    low, high = cell.sde.ends
+    if getattr(cell.sde, low) >= getattr(cell.sde, high):
         yield (
-            f"sde.sigma_max {where}: found {cell.sde.sigma_max}, expected more than sigma_min = "
-            f"{cell.sde.sigma_min}"
+            f"sde.{high} {where}: found {getattr(cell.sde, high)}, expected more than {low} = "
+            f"{getattr(cell.sde, low)}"
         )
     if cell.stops != sorted(set(cell.stops)):
         yield (
@@ -214,6 +215,11 @@ def _import_inconsistencies(
         yield (
             f"{place}.init_from.checkpoint {where}: found one for a method with an energy or a "
             "residual, expected none, as published models of those kinds are others than ours"
+        )
+    if cell.sde.type != "ve":
+        yield (
+            f"{place}.init_from.checkpoint {where}: found one for an SDE of type "
+            f"{cell.sde.type!r}, expected none, as published networks were trained under 've'"
         )
     if step >= cell.stops[0] and cell.stops != [step]:
         yield (

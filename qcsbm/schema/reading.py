@@ -50,6 +50,8 @@ def sentence(model: type[Closed], error: ValidationError, source: str, layers: l
     # A misspelt key is also a missing one; what stands in the file is the better thing to name.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = _in_the_file(first["loc"], layers)
+    if first["type"] == "union_tag_invalid":
+        path.append(_tag(first))
     present = path[:-1] if first["type"] == "missing" else path
     layer = next((name for name, raw in reversed(layers) if _has(raw, present)), layers[-1][0])
     key = ".".join([layer, *path] if layer else path)
@@ -69,7 +71,11 @@ def _problem(model: type[Closed], error: ErrorDetails, path: list[str]) -> str:
     if kind == "missing":
         return "found nothing, expected a value"
     if kind == "union_tag_not_found":
-        return f"found no {error['ctx']['discriminator'][1:-1]}, expected one of its types"
+        models = _models(_annotation(model, error["loc"]))
+        known = ", ".join(repr(tag) for option in models for tag in _tags(option))
+        return f"found no {_tag(error)}, expected one of {known}"
+    if kind == "union_tag_invalid":
+        return f"found {short(found[_tag(error)])}, expected one of {error['ctx']['expected_tags']}"
     if isinstance(found, str) and (name, found) in RENAMED_VALUES:
         return f"found {found!r}, expected {RENAMED_VALUES[name, found]!r}, its name now"
     return f"found {short(found)}, expected: {error['msg'][0].lower() + error['msg'][1:]}"
@@ -92,6 +98,11 @@ def _in_the_file(loc: tuple[int | str, ...], layers: list[Layer]) -> list[str]:
 
 def _known_keys(model: type[Closed], loc: tuple[int | str, ...]) -> list[str]:
     """The keys of the model that lies at ``loc`` below ``model``."""
+    return list(_models(_annotation(model, loc))[0].model_fields)
+
+
+def _annotation(model: type[Closed], loc: tuple) -> Any:
+    """The type of what lies at ``loc`` below ``model``."""
     annotation: Any = model
     for part in loc:
         if get_origin(annotation) is dict:
@@ -104,7 +115,12 @@ def _known_keys(model: type[Closed], loc: tuple[int | str, ...]) -> list[str]:
             if part in _tags(option):
                 annotation = option
                 break
-    return list(_models(annotation)[0].model_fields)
+    return annotation
+
+
+def _tag(error: ErrorDetails) -> str:
+    """The key that says which member of a union a mapping is."""
+    return error["ctx"]["discriminator"][1:-1]
 
 
 def _models(annotation: Any) -> list[type[Closed]]:

@@ -7,7 +7,8 @@ With h the network's output, or x minus it where ``residual`` (Eq. 10 of the pap
 
 The score of x_t is of the order of 1 / std, which divides the output. What the network is told is
 σ = std / m, the noise level in units of the data, by its logarithm: under the VE SDE the two are
-one. A quasi-conservative model is an unconstrained one; only its training differs.
+one, and under the VP SDE log σ tells all levels apart, where std is within 1 % of 1 from t = 0.63
+on. A quasi-conservative model is an unconstrained one; only its training differs.
 
 References:
     On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023),
@@ -25,7 +26,7 @@ from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.seeding import global_generator
 from qcsbm.schema.specifications import Model
-from qcsbm.score.sde import SDE, VE, bcast
+from qcsbm.score.sde import MEMBERS, SDE, bcast
 
 
 class ScoreModel(nn.Module):
@@ -91,7 +92,7 @@ def build(
     channels, height, width = shape
     if height != width:
         raise BadInput(f"images of {height} × {width} pixels: found, expected square ones")
-    sde = VE(**model.sde.model_dump(exclude={"type"}))
+    sde = MEMBERS[model.sde.type](**model.sde.model_dump(exclude={"type"}))
     cpu = torch.device("cpu")
     with nullcontext() if seed is None else global_generator(cpu, seed, "init"):
         net = NCSNpp(height, channels, model.network)

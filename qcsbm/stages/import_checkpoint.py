@@ -39,6 +39,12 @@ def run(arguments: argparse.Namespace) -> None:
             f"method: found {arguments.method!r}, expected one with parameterisation 'score' and "
             "without residual, as published energies and residuals are not those of this package"
         )
+    if spec["model"]["sde"]["type"] != "ve":
+        raise BadInput(
+            f"method: found {arguments.method!r} with an SDE of type "
+            f"{spec['model']['sde']['type']!r}, expected one of type 've', under which published "
+            "networks were trained"
+        )
     with torch.device("meta"):
         model = build(shape, spec.model)
     published = read_published(arguments.file, model.network)

@@ -394,7 +394,7 @@ CONFIGURED = {
     "unknown source": (
         "datasets.digits.data",
         {"source": "mnist"},
-        "datasets.digits.data: found {'source': 'mnist'}, expected",
+        "datasets.digits.data.source: found 'mnist', expected one of 'digits', 'patches'",
     ),
 }
 CONFIGURATIONS = {

@@ -149,7 +149,7 @@ BAD = {
     "unknown source": (
         "datasets.digits.data",
         {"source": "mnist"},
-        "datasets.digits.data: found {'source': 'mnist'}, expected",
+        "datasets.digits.data.source: found 'mnist', expected one of 'digits', 'patches', 'idx'",
     ),
     "method of a table": (
         "tables.table2.methods",
@@ -261,6 +261,51 @@ BAD = {
         "sde.sigma_max (dataset digits): found 5.0, expected more than sigma_min = 5.0",
     ),
     "noise scales reversed": ("datasets.digits.sde.sigma_min", 9.0, "expected more than sigma_min"),
+    "rates of noise that are equal": (
+        "datasets.digits.sde",
+        {"type": "vp", "beta_min": 0.5, "beta_max": 0.5},
+        "sde.beta_max (dataset digits): found 0.5, expected more than beta_min = 0.5",
+    ),
+    "rates of noise reversed": (
+        "datasets.digits.sde",
+        {"type": "vp", "beta_min": 3.0, "beta_max": 0.5},
+        "sde.beta_max (dataset digits): found 0.5, expected more than beta_min = 3.0",
+    ),
+    "no rate of noise": (
+        "datasets.digits.sde",
+        {"type": "vp", "beta_min": 0, "beta_max": 0.5},
+        "datasets.digits.sde.beta_min: found 0, expected: input should be greater than 0",
+    ),
+    "SDE of no type": (
+        "datasets.digits.sde",
+        {"sigma_min": 0.01, "sigma_max": 5.0},
+        "datasets.digits.sde: found no type, expected one of 've', 'vp'",
+    ),
+    "SDE of an unknown type": (
+        "datasets.digits.sde.type",
+        "subvp",
+        "datasets.digits.sde.type: found 'subvp', expected one of 've', 'vp'",
+    ),
+    "SDE with the keys of another": (
+        "datasets.digits.sde.type",
+        "vp",
+        "datasets.digits.sde.sigma_min: found an unknown key, expected one of type, beta_min, beta",
+    ),
+    "imported checkpoint under another SDE": (
+        "methods.u",
+        {
+            "label": "U",
+            "parameterisation": "score",
+            "sde": {"type": "vp", "beta_min": 0.1, "beta_max": 20.0},
+            "init_from": {"checkpoint": "x.safetensors", "step": 50},
+        },
+        "methods.u.init_from.checkpoint (dataset digits): found one for an SDE of type 'vp'",
+    ),
+    "other SDE than the origin's": (
+        "methods.qc.sde",
+        {"type": "vp", "beta_min": 0.1, "beta_max": 20.0},
+        "methods.qc.sde (dataset digits): found another value than that of method u, expected the",
+    ),
     "other network than the origin's": (
         "methods.qc.network",
         {"nf": 32},
@@ -393,12 +438,12 @@ BAD = {
     "sampler of no type": (
         "defaults.samplers.pc",
         {"steps": 8},
-        "defaults.samplers.pc: found no type, expected one of its types",
+        "defaults.samplers.pc: found no type, expected one of 'pc', 'ode'",
     ),
     "sampler of an unknown type": (
         "defaults.samplers.pc.type",
         "ddim",
-        "defaults.samplers.pc: found {'type': 'ddim'",
+        "defaults.samplers.pc.type: found 'ddim', expected one of 'pc', 'ode'",
     ),
     "unknown key of a sampler": (
         "defaults.samplers.pc.rtol",

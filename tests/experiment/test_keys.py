@@ -65,7 +65,7 @@ MODEL = ("train", *SAMPLERS, "likelihood", "asymmetry")
 CELL = "methods.u"
 MODELS = {
     f"{CELL}.network": networks.NCSNpp,
-    f"{CELL}.sde": sde.VE,
+    f"{CELL}.sde": sde.SDE,
     f"{CELL}.training": training.Training,
     f"{CELL}.regulariser": training.Regulariser,
     **{f"{CELL}.samplers.{kind}": settings for kind, settings in samplers.TYPES.items()},
@@ -98,7 +98,12 @@ OTHERS = {
         "fourier_scale": (2.0, MODEL),
         "init_scale": (0.5, MODEL),
     },
-    f"{CELL}.sde": {"sigma_min": (0.1, MODEL), "sigma_max": (2.0, MODEL)},
+    f"{CELL}.sde": {
+        "sigma_min": (0.1, MODEL),
+        "sigma_max": (2.0, MODEL),
+        "beta_min": (0.9, MODEL),
+        "beta_max": (2.0, MODEL),
+    },
     f"{CELL}.training": {
         "batch_size": (5, ("train",)),
         "processes": (3, ("train",)),
@@ -185,8 +190,10 @@ GIVEN = {
         f"{CELL}.asymmetry.probes": None,
     },
 }
+VP = {f"{CELL}.sde": {"type": "vp", "beta_min": 0.5, "beta_max": 3.0}}
+GIVEN |= {(f"{CELL}.sde", key): VP for key in ("beta_min", "beta_max")}
 # Weights keep their shapes, and the score changes.
-OF_THE_SCORE = ("parameterisation", "residual", "sigma_min", "sigma_max", "skip_rescale")
+OF_THE_SCORE = ("parameterisation", "residual", *OTHERS[f"{CELL}.sde"], "skip_rescale")
 
 
 def acts(stage, key):
@@ -213,7 +220,7 @@ ACTIONS = [
 def experiment(section, key, changed):
     """The experiment in which ``key`` can act, with the other value of it if ``changed``."""
     document = copy.deepcopy(DOCUMENT)
-    edits = dict(GIVEN.get((section, key), {}))
+    edits = copy.deepcopy(GIVEN.get((section, key), {}))
     if changed:
         edits[f"{section}.{key}"] = OTHERS[section][key][0]
     for path, value in edits.items():
@@ -251,7 +258,10 @@ def leaves(value, path=()):
 
 @pytest.mark.parametrize("section", MODELS)
 def test_every_key_has_another_value(section):
-    assert OTHERS[section].keys() == MODELS[section].model_fields.keys() - {"type"}
+    # A section may be a union of models.
+    models = get_args(get_args(MODELS[section])[0]) if get_args(MODELS[section]) else ()
+    keys = {key for model in models or [MODELS[section]] for key in model.model_fields}
+    assert OTHERS[section].keys() == keys - {"type"}
 
 
 def test_every_section_of_a_cell_has_its_keys():

@@ -52,6 +52,18 @@ networks = st.fixed_dictionaries(
         "init_scale": st.floats(0, allow_infinity=False),
     }
 )
+ends = st.lists(
+    st.floats(0, exclude_min=True, allow_infinity=False), min_size=2, max_size=2, unique=True
+).map(sorted)
+sdes = st.builds(
+    lambda names, values: {
+        "type": names[0],
+        f"{names[1]}_min": values[0],
+        f"{names[1]}_max": values[1],
+    },
+    st.sampled_from([("ve", "sigma"), ("vp", "beta")]),
+    ends,
+)
 labels = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="|"), min_size=1)
 regularisers = st.fixed_dictionaries(
     {
@@ -81,15 +93,16 @@ def document(experiment):
 
 
 @settings(modestly, max_examples=30)
-@given(networks, regularisers, labels, st.lists(st.integers(0), min_size=1, unique=True))
-def test_experiment_comes_back_from_the_file_that_it_is_written_to(network, row, label, seeds):
+@given(networks, sdes, regularisers, labels, st.lists(st.integers(0), min_size=1, unique=True))
+def test_experiment_comes_back_from_the_file_that_it_is_written_to(network, sde, row, label, seeds):
     config = yaml.safe_load(CONFIG.read_text())
     config["seeds"] = seeds
-    config["datasets"]["digits"]["network"] = network
+    config["datasets"]["digits"] |= {"network": network, "sde": sde}
     config["methods"]["qc"] |= {"regulariser": row, "label": label}
     experiment = load(config, "x")
     assert experiment.cells["digits", "qc"].regulariser.weight == row["weight"]
     assert experiment.cells["digits", "u"].network.nf == network["nf"]
+    assert experiment.cells["digits", "u"].sde.model_dump() == sde
     text = yaml.safe_dump(document(experiment), sort_keys=False)
     assert load(yaml.safe_load(text), "y") == experiment
 

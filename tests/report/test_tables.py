@@ -576,6 +576,12 @@ CHANGES = {
     ),
     "the width": ("defaults.network.nf", 64, EVERY2, EVERY3),
     "noise scales": ("defaults.sde.sigma_max", 40.0, EVERY2, EVERY3),
+    "the SDE": (
+        "defaults.sde",
+        {"type": "vp", "beta_min": 0.1, "beta_max": 20.0},
+        EVERY2,
+        EVERY3,
+    ),
     "the form of C": ("methods.c.residual", True, {"c"}, {"c"}),
     "steps": ("defaults.steps", 800000, EVERY2, EVERY3),
     "the start": (
@@ -600,6 +606,13 @@ def test_a_method_that_is_another_does_not_stand_beside_the_paper(path, value, t
     experiment = paper([(path, value)])
     assert set(beside(experiment, "table2")) == EVERY2 - table2
     assert set(beside(experiment, "table3")) == EVERY3 - table3
+
+
+def test_a_model_of_another_sde_differs_by_its_type_alone():
+    experiment = paper([("defaults.sde", {"type": "vp", "beta_min": 0.1, "beta_max": 20.0})])
+    for method in EVERY3:
+        row = paper_rows.counterpart(experiment, "cifar10", method, "pc")
+        assert row["differences"] == ["sde.type is vp, not ve"]
 
 
 def test_qc_with_the_batch_of_the_other_table_is_that_of_neither():

@@ -21,7 +21,7 @@ from qcsbm.sampling.likelihood import (
     nll_bits_per_dim,
 )
 from qcsbm.score.models import EnergyScoreModel, ScoreModel
-from qcsbm.score.sde import VE
+from qcsbm.score.sde import VE, VP, bcast
 
 SDE = VE()
 TIGHT = {"rtol": 1e-9, "atol": 1e-11}
@@ -34,9 +34,17 @@ def sigma(t):
     return SDE.sigma(torch.tensor(t, dtype=torch.float64))
 
 
-def gaussian(t):
-    """N(mu, Sigma + sigma_t^2 I) for one time."""
-    return MultivariateNormal(MU, SIGMA + sigma(t) ** 2 * torch.eye(3, dtype=torch.float64))
+def kernel(sde, t):
+    """Mean and variance of the perturbation kernel at one time."""
+    t = torch.tensor(t, dtype=torch.float64)
+    return sde.mean(t), sde.std(t) ** 2
+
+
+def gaussian(t, sde=SDE):
+    """N(mu, Sigma) perturbed for one time."""
+    mean, variance = kernel(sde, t)
+    covariance = mean**2 * SIGMA + variance * torch.eye(3, dtype=torch.float64)
+    return MultivariateNormal(mean * MU, covariance)
 
 
 def data(n):
@@ -45,63 +53,112 @@ def data(n):
     return MU + 1.5 * z @ FACTOR.T
 
 
-def gaussian_score(x, t):
-    """-(Sigma + sigma_t^2 I)^-1 (x - mu), in the eigenbasis of Sigma."""
+def whitened(x, t, sde=SDE, power=-0.5):
+    """x - m mu by a ``power`` of the covariance m^2 Sigma + std^2 I, in the eigenbasis of Sigma."""
+    mean, std = sde.mean(t)[:, None], sde.std(t)[:, None]
     variances, basis = torch.linalg.eigh(SIGMA.to(x))
-    coefficients = (x - MU.to(x)) @ basis / (variances + SDE.sigma(t)[:, None] ** 2)
-    return -coefficients @ basis.T
+    coefficients = (x - mean * MU.to(x)) @ basis * (mean**2 * variances + std**2) ** power
+    return coefficients @ basis.T
 
 
-def mixture_log_prob(x, t):
+def gaussian_score(x, t, sde=SDE):
+    return -whitened(x, t, sde, power=-1)
+
+
+def mixture_log_prob(x, t, sde=SDE):
     """Log density at x (B, 2) of two isotropic Gaussians noised to t (B,)."""
+    mean, std = sde.mean(t)[:, None], sde.std(t)[:, None]
     weights = torch.tensor([0.3, 0.7], dtype=x.dtype)
-    means = torch.tensor([[0.2, 0.3], [0.8, 0.6]], dtype=x.dtype)
-    variances = torch.tensor([0.1, 0.2], dtype=x.dtype) ** 2 + SDE.sigma(t)[:, None] ** 2
-    squared_distances = (x[:, None] - means).square().sum(2)
+    centres = mean[..., None] * torch.tensor([[0.2, 0.3], [0.8, 0.6]], dtype=x.dtype)
+    variances = mean**2 * torch.tensor([0.1, 0.2], dtype=x.dtype) ** 2 + std**2
+    squared_distances = (x[:, None] - centres).square().sum(2)
     log_components = -squared_distances / (2 * variances) - (2 * math.pi * variances).log()
     return (weights.log() + log_components).logsumexp(1)
 
 
-def mixture_score(x, t):
+def mixture_score(x, t, sde=SDE):
     with torch.enable_grad():
         x = x if x.requires_grad else x.detach().requires_grad_()
-        return torch.autograd.grad(mixture_log_prob(x, t).sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(mixture_log_prob(x, t, sde).sum(), x, create_graph=True)[0]
 
 
-def reference_end(score, x):
+class Exact(nn.Module):
+    """The network whose model under ``sde`` has the exact score, of the noise level alone."""
+
+    def __init__(self, sde, h):
+        super().__init__()
+        self.sde, self.h = sde, h
+
+    def forward(self, x, sigma):
+        t = self.sde.time(sigma)
+        return self.h(x, t, self.sde.std(t)[:, None])
+
+
+def exact_model(form, density, sde):
+    """A model of ``form`` with the score of ``density``: U has h = std s, and C ‖h‖² = −2 std log p
+    but for a constant, which is 3 where the density is too large for this to be positive."""
+    gaussian_h = {
+        ScoreModel: lambda x, t, std: std * gaussian_score(x, t, sde),
+        EnergyScoreModel: lambda x, t, std: std.sqrt() * whitened(x, t, sde),
+    }
+    mixture_h = {
+        ScoreModel: lambda x, t, std: std * mixture_score(x, t, sde),
+        EnergyScoreModel: lambda x, t, std: (
+            2 * std * (3 - mixture_log_prob(x, t, sde)[:, None])
+        ).sqrt(),
+    }
+    return form(Exact(sde, {"gaussian": gaussian_h, "mixture": mixture_h}[density][form]), sde)
+
+
+def reference_end(score, x, sde):
     """The flow's end point from x (D,) by SciPy, an independent solver."""
 
-    def drift(t, x):
+    def flow(t, x):
         x, t = torch.tensor(x)[None], torch.tensor([t], dtype=torch.float64)
-        return (-0.5 * SDE.diffusion(t) ** 2 * score(x, t).detach())[0].numpy()
+        velocity = sde.drift_coefficient(t) * x - sde.diffusion(t) ** 2 / 2 * score(x, t, sde)
+        return velocity[0].detach().numpy()
 
-    flow = solve_ivp(drift, (SDE.epsilon, 1), x.numpy(), method="DOP853", rtol=1e-10, atol=1e-12)
-    return torch.tensor(flow.y[:, -1])
+    end = solve_ivp(flow, (sde.epsilon, 1), x.numpy(), method="DOP853", rtol=1e-10, atol=1e-12)
+    return torch.tensor(end.y[:, -1])
 
 
-def test_gaussian_likelihood_matches_the_closed_form():
+SDES = [SDE, VP()]
+every_sde = pytest.mark.parametrize("sde", SDES, ids=["ve", "vp"])
+every_form = pytest.mark.parametrize("form", [ScoreModel, EnergyScoreModel], ids=["u", "c"])
+
+
+@every_sde
+@every_form
+def test_gaussian_likelihood_matches_the_closed_form(form, sde):
     x = data(8)
-    likelihood = log_likelihood(gaussian_score, SDE, x, generator(0), "exact", **TIGHT)
-    # The flow takes N(mu, Sigma + sigma_eps^2) to N(mu, Sigma + sigma_max^2), not to the prior: the
-    # model's density differs from the exact one by the ratio of these two at the end point, which
-    # is a linear function of x here.
+    model = exact_model(form, "gaussian", sde)
+    likelihood = log_likelihood(model, sde, x, generator(0), "exact", **TIGHT)
+    # The flow takes the density at epsilon to that at 1, not to the prior: the model's density
+    # differs from the exact one by the ratio of these two at the end point, which is a linear
+    # function of x here.
     variances, basis = torch.linalg.eigh(SIGMA)
-    growth = ((variances + sigma(1.0) ** 2) / (variances + sigma(SDE.epsilon) ** 2)).sqrt()
-    x_1 = MU + ((x - MU) @ basis * growth) @ basis.T
-    mismatch = SDE.prior_log_prob(x_1) - gaussian(1.0).log_prob(x_1)
-    expected = gaussian(SDE.epsilon).log_prob(x) + mismatch
+    (m_0, v_0), (m_1, v_1) = kernel(sde, sde.epsilon), kernel(sde, 1.0)
+    growth = ((m_1**2 * variances + v_1) / (m_0**2 * variances + v_0)).sqrt()
+    x_1 = m_1 * MU + ((x - m_0 * MU) @ basis * growth) @ basis.T
+    mismatch = sde.prior_log_prob(x_1) - gaussian(1.0, sde).log_prob(x_1)
+    expected = gaussian(sde.epsilon, sde).log_prob(x) + mismatch
     # The solver's error: rtol times a log density of order 10, over some hundred steps.
     assert (likelihood.log_prob - expected).abs().max() < 1e-6
     assert mismatch.abs().max() > 1e-4
 
 
-def test_mixture_likelihood_matches_the_closed_form():
+@every_sde
+@every_form
+def test_mixture_likelihood_matches_the_closed_form(form, sde):
     x = torch.tensor([[0.1, 0.35], [0.5, 0.45], [0.9, 0.2], [1.4, -0.3]], dtype=torch.float64)
-    likelihood = log_likelihood(mixture_score, SDE, x, generator(0), "exact", **TIGHT)
-    x_1 = torch.stack([reference_end(mixture_score, x_i) for x_i in x])
+    model = exact_model(form, "mixture", sde)
+    likelihood = log_likelihood(model, sde, x, generator(0), "exact", **TIGHT)
+    x_1 = torch.stack([reference_end(mixture_score, x_i, sde) for x_i in x])
     at = torch.ones(4, dtype=torch.float64)
     expected = (
-        mixture_log_prob(x, SDE.epsilon * at) + SDE.prior_log_prob(x_1) - mixture_log_prob(x_1, at)
+        mixture_log_prob(x, sde.epsilon * at, sde)
+        + sde.prior_log_prob(x_1)
+        - mixture_log_prob(x_1, at, sde)
     )
     assert (likelihood.log_prob - expected).abs().max() < 1e-6
 
@@ -345,17 +402,20 @@ def test_bits_per_dim_by_hand():
     assert bits_per_dim(log_prob, 3, 17).item() == pytest.approx(math.log2(17) - 1, rel=1e-14)
 
 
-def test_nll_of_images_is_the_likelihood_in_bits_per_dim():
+@every_sde
+def test_nll_of_images_is_the_likelihood_in_bits_per_dim(sde):
     def score(x, t):
-        return -(x - 0.5) / (0.04 + SDE.sigma(t)[:, None, None, None] ** 2)
+        mean, variance = bcast(sde.mean(t), x), bcast(sde.std(t) ** 2, x)
+        return -(x - 0.5 * mean) / (0.04 * mean**2 + variance)
 
     k = torch.randint(0, 17, (3, 1, 2, 2), generator=generator(0))
     x = dequantise(k, 17, generator(1)).double()
-    bits, nfe = nll_bits_per_dim(score, SDE, x, 17, generator(2), **TIGHT)
+    bits, nfe = nll_bits_per_dim(score, sde, x, 17, generator(2), **TIGHT)
     # J is a multiple of the identity, so that any Rademacher probe gives its exact trace; the end
-    # point 0.5 + r (x - 0.5) and the growth r of the flow are those of a Gaussian.
-    r = ((0.04 + sigma(1.0) ** 2) / (0.04 + sigma(SDE.epsilon) ** 2)).sqrt()
-    log_prob = SDE.prior_log_prob(0.5 + r * (x - 0.5)) + 4 * r.log()
+    # point and the growth r of the flow are those of a Gaussian.
+    (m_0, v_0), (m_1, v_1) = kernel(sde, sde.epsilon), kernel(sde, 1.0)
+    r = ((0.04 * m_1**2 + v_1) / (0.04 * m_0**2 + v_0)).sqrt()
+    log_prob = sde.prior_log_prob(0.5 * m_1 + r * (x - 0.5 * m_0)) + 4 * r.log()
     expected = -log_prob / (4 * math.log(2)) + math.log2(17)
     assert bits.shape == nfe.shape == (3,)
     assert (bits - expected).abs().max() < 1e-6

@@ -209,6 +209,16 @@ def test_checkpoint_of_another_cell_is_not_imported(published, cell, sentence, t
     assert not (tmp_path / "out").exists()
 
 
+def test_published_network_is_not_imported_for_another_sde(published, tmp_path, capsys):
+    document = yaml.safe_load((ROOT / "config/ci.yaml").read_text())
+    document["datasets"]["digits"]["sde"] = {"type": "vp", "beta_min": 0.1, "beta_max": 20.0}
+    (tmp_path / "vp.yaml").write_text(yaml.safe_dump(document))
+    arguments = ["import-checkpoint", published[1], "--out", tmp_path / "out", *CELL]
+    assert in_process(*arguments, "--configfile", tmp_path / "vp.yaml") == 2
+    sentence = "method: found 'u' with an SDE of type 'vp', expected one of type 've'"
+    assert sentence in capsys.readouterr().err
+
+
 def test_shape_that_only_prepared_data_know_is_asked_for(published, data, tmp_path, capsys):
     experiment = (ROOT / "config/ci.yaml").read_text()
     source = "{source: digits, test: 360}"

@@ -80,6 +80,24 @@ methods:
     steps: 62
     regulariser: {weight: 3.0, estimator: antisymmetric}
     asymmetry: {estimator: exact, probes: null}
+  c_vp:
+    label: C of the VP SDE
+    parameterisation: energy
+    sde: &vp {type: vp, beta_min: 0.2, beta_max: 2.0}
+    training: {dequantise: true}
+  u_vp:
+    label: U of the VP SDE
+    parameterisation: score
+    sde: *vp
+    training: {flip: true}
+    asymmetry: {estimator: exact, probes: null}
+  qc_vp:
+    label: QC of the VP SDE
+    parameterisation: score
+    sde: *vp
+    init_from: {method: u_vp, step: 60}
+    steps: 62
+    regulariser: {weight: 0.3, probes: 2, estimator: trace, batch_size: 5}
 tables: {table2: {methods: [c]}}
 """
 EXPERIMENT = config.load(yaml.safe_load(DOCUMENT), "tiny.yaml")
@@ -159,7 +177,7 @@ def assert_metric(found, values):
 
 
 @pytest.mark.parametrize("sampler", ["pc", "ode", "heun", "langevin3"])
-@pytest.mark.parametrize("method", ["c", "u"])
+@pytest.mark.parametrize("method", ["c", "u", "c_vp", "u_vp"])
 def test_samples_are_those_of_the_sampler(method, sampler, measured):
     score, result, metrics, cost = measured("sample", method, sampler)
     expected, nfe = plain.samples(score, cell(method), sampler, SEED)
@@ -172,7 +190,7 @@ def test_samples_are_those_of_the_sampler(method, sampler, measured):
     assert cost["network_calls"] == pytest.approx(2 * calls[sampler])
 
 
-@pytest.mark.parametrize("method", ["c", "u"])
+@pytest.mark.parametrize("method", ["c", "u", "u_vp"])
 def test_likelihoods_are_those_of_the_flow(method, digits, measured):
     score, result, metrics, cost = measured("likelihood", method)
     bits, nfe = plain.likelihood(score, images(digits, "test"), cell(method), SEED)
@@ -182,13 +200,14 @@ def test_likelihoods_are_those_of_the_flow(method, digits, measured):
     assert cost["evaluations"] == sum(nfe)
 
 
-@pytest.mark.parametrize("method", ["u", "qc", "qcplus"])
+@pytest.mark.parametrize("method", ["u", "qc", "qcplus", "u_vp", "qc_vp"])
 def test_asymmetries_are_those_of_the_jacobian(method, digits, measured):
     score, result, metrics, _ = measured("asymmetry", method)
     values = plain.asymmetry(score, images(digits, "test"), cell(method), SEED)
     levels = pd.read_csv(result)
-    np.testing.assert_allclose(levels["t"], [0, 1 / 3, 2 / 3])
-    np.testing.assert_allclose(levels["sigma"], 0.05 * 20 ** levels["t"])
+    np.testing.assert_allclose(levels["t"], [score.sde.first, 1 / 3, 2 / 3], rtol=1e-4)
+    mean, std = score.sde.kernel(levels["t"])
+    np.testing.assert_allclose(levels["sigma"], std / mean)
     for i, name in enumerate(("asym", "nasym")):
         for level, of_level in enumerate(values[:, i]):
             value, error, n = plain.mean(of_level)
@@ -258,7 +277,10 @@ def test_classifier_learns_from_the_training_split_and_is_judged_by_the_other(di
     assert metric["stderr"] == pytest.approx((share * (1 - share) / 12) ** 0.5)
 
 
-@pytest.mark.parametrize("method, first", [("u", 0), ("c", 0), ("qc", 60), ("qcplus", 60)])
+@pytest.mark.parametrize(
+    "method, first",
+    [("u", 0), ("c", 0), ("qc", 60), ("qcplus", 60), ("u_vp", 0), ("c_vp", 0), ("qc_vp", 60)],
+)
 def test_training_makes_the_steps_of_its_recipe(method, first, digits, tmp_path):
     stop = first + 2 if first else 4
     arguments = ["--data", digits]

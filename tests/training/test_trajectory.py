@@ -25,10 +25,13 @@ LEVELS = 17  # k / 16 has no rounding, not even in float32
 NETWORK = dict(
     type="ncsnpp", nf=8, ch_mult=[1], num_res_blocks=1, attn_resolutions=[4], init_scale=1.0
 )
-SDE, EPSILON = dict(sigma_min=0.05, sigma_max=4.0), 1e-5
+VE, VP = dict(type="ve", sigma_min=0.05, sigma_max=4.0), dict(type="vp", beta_min=0.4, beta_max=5.0)
+EPSILON = 1e-5
 
 
-def case(seed, start=0, energy=False, residual=False, dropout=0.0, regulariser=None, **options):
+def case(
+    seed, start=0, energy=False, residual=False, dropout=0.0, regulariser=None, sde=VE, **options
+):
     """A training that goes on from step ``start`` of U, unless that is 0."""
     options = {"batch_size": BATCH, "lr": 2e-3, "eps": 1e-3, **options}
     return SimpleNamespace(
@@ -37,6 +40,7 @@ def case(seed, start=0, energy=False, residual=False, dropout=0.0, regulariser=N
         energy=energy,
         residual=residual,
         network={**NETWORK, "dropout": dropout},
+        sde=sde,
         training=Training(**options),
         regulariser=regulariser and Regulariser(**regulariser),
     )
@@ -65,6 +69,16 @@ CASES = {
         warmup=12,
         grad_clip=60.0,
     ),
+    "u of vp": case(11, sde=VP, dequantise=True, warmup=6, grad_clip=20.0, ema=0.6),
+    "c of vp": case(3, sde=VP, energy=True, residual=True, warmup=30, grad_clip=150.0),
+    "qc of vp from u": case(11, sde=VP, start=5, regulariser=TRACE, warmup=12, grad_clip=50.0),
+    "qcplus of vp": case(
+        3,
+        sde=VP,
+        regulariser={**ANTISYMMETRIC, "batch_size": 4, "time_sampling": "importance"},
+        warmup=12,
+        grad_clip=50.0,
+    ),
 }
 
 
@@ -87,7 +101,7 @@ def images():
 def trained(case, images, stop, regulariser, state=None):
     parameterisation = "energy" if case.energy else "score"
     model = build(
-        SHAPE, score_model(parameterisation, case.residual, case.network, SDE), seed=case.seed
+        SHAPE, score_model(parameterisation, case.residual, case.network, case.sde), seed=case.seed
     )
     # As a model is left by whoever measured it.
     model.eval()
@@ -119,7 +133,7 @@ class Reference:
         self.losses = {step: self.step(step) for step in range(case.start + 1, STEPS + 1)}
 
     def step(self, step):
-        """DSM, σ² L_QC and the norm of the gradient before clipping."""
+        """DSM, std² L_QC and the norm of the gradient before clipping."""
         regulariser, seed = self.case.regulariser, self.case.seed
         x_0, t, z = self.data(step)
         weight = torch.ones(BATCH)
@@ -128,21 +142,21 @@ class Reference:
             order = torch.randperm(BATCH, generator=generator(seed, "times", step))
             u = (order + (t - EPSILON) / (1 - EPSILON)) / BATCH
             t, weight = EPSILON + (1 - EPSILON) * u**2, 2 * u
-        sigma = SDE["sigma_min"] * (SDE["sigma_max"] / SDE["sigma_min"]) ** t
-        x = (x_0 + sigma[:, None, None, None] * z).requires_grad_()
+        mean, std = self.kernel(t)
+        x = (mean[:, None, None, None] * x_0 + std[:, None, None, None] * z).requires_grad_()
         torch.manual_seed(derive(seed, "dropout", step))
-        s = self.score(x, sigma)
+        s = self.score(x, mean, std)
         weights = list(self.weights.values())
-        # Eq. 2 and λ of Eq. 8, times σ²: the score of N(x_0, σ² I) at x is −z / σ.
-        error = (s + z / sigma[:, None, None, None]).square().sum((1, 2, 3)) / 2
-        dsm, qc = (weight * sigma**2 * error).mean(), torch.zeros(())
+        # Eq. 2 and λ of Eq. 8, times std²: the score of N(m x_0, std² I) at x is −z / std.
+        error = (s + z / std[:, None, None, None]).square().sum((1, 2, 3)) / 2
+        dsm, qc = (weight * std**2 * error).mean(), torch.zeros(())
         gradients = torch.autograd.grad(dsm, weights)
         if regularised:
             b = regulariser.batch_size or BATCH
             shape = (regulariser.probes, b, *SHAPE)
             draws = generator(seed, "probes", step)
             probes = 2.0 * torch.randint(0, 2, shape, generator=draws) - 1
-            qc = (weight * sigma**2)[:b] @ self.l_qc(x[:b], sigma[:b], probes) / b
+            qc = (weight * std**2)[:b] @ self.l_qc(x[:b], mean[:b], std[:b], probes) / b
             self.qc_gradients = torch.autograd.grad(qc, weights, materialize_grads=True)
         if regulariser:
             pairs = zip(gradients, self.qc_gradients, strict=True)
@@ -168,21 +182,30 @@ class Reference:
         t = EPSILON + (1 - EPSILON) * torch.rand(BATCH, generator=draws)
         return x_0, t, torch.randn(x_0.shape, generator=draws)
 
-    def score(self, x, sigma):
-        """s_U = h / σ, and s_C = −∇‖h‖² / 2σ = −Jᵀh / σ with the Jacobian J of h."""
-        output = self.network(x, sigma)
-        h = x - output if self.case.residual else output
-        h_sigma = h / sigma[:, None, None, None]
-        if self.case.energy:
-            return -torch.autograd.grad(h, x, h_sigma, create_graph=True)[0]
-        return h_sigma
+    def kernel(self, t):
+        """Mean and standard deviation of x_t for x_0 = 1 (Song et al., 2021, Eq. 29)."""
+        sde = self.case.sde
+        if sde["type"] == "ve":
+            return torch.ones(BATCH), sde["sigma_min"] * (sde["sigma_max"] / sde["sigma_min"]) ** t
+        low, high = sde["beta_min"], sde["beta_max"]
+        mean = torch.exp(-(t**2) * (high - low) / 4 - t * low / 2)
+        return mean, (1 - mean**2).sqrt()
 
-    def l_qc(self, x, sigma, probes):
+    def score(self, x, mean, std):
+        """s_U = h / std, and s_C = −∇‖h‖² / 2 std = −Jᵀh / std with the Jacobian J of h."""
+        output = self.network(x, std / mean)
+        h = x - output if self.case.residual else output
+        h_std = h / std[:, None, None, None]
+        if self.case.energy:
+            return -torch.autograd.grad(h, x, h_std, create_graph=True)[0]
+        return h_std
+
+    def l_qc(self, x, mean, std, probes):
         """Eq. 9, or ½‖(J − Jᵀ)v‖², of each sample from its full Jacobian J."""
         d = x[0].numel()
         copies = x.detach().repeat_interleave(d, 0).requires_grad_()
         one_hot = torch.eye(d).repeat(len(x), 1).view_as(copies)
-        s = self.score(copies, sigma.repeat_interleave(d))
+        s = self.score(copies, mean.repeat_interleave(d), std.repeat_interleave(d))
         j = torch.autograd.grad(s, copies, one_hot, create_graph=True)[0].view(-1, d, d)
         v = probes.flatten(2)[..., None]
         if self.case.regulariser.estimator == "trace":

@@ -1,0 +1,75 @@
+"""The samplers under the VP SDE, on a Gaussian whose score and flow are known."""
+
+import math
+
+import pytest
+import torch
+from qcsbm.sampling.samplers import langevin_step, ode_sample, pc_sample
+
+from qcsbm.runtime.seeding import generator
+from qcsbm.score.sde import VP, bcast
+
+SDE = VP()
+CENTRE, VARIANCE = 0.5, 0.04
+
+
+def moments(t):
+    """Mean and variance of the noised N(0.5, 0.04)."""
+    return CENTRE * SDE.mean(t), VARIANCE * SDE.mean(t) ** 2 + SDE.std(t) ** 2
+
+
+def score(x, t):
+    mean, variance = (bcast(value, x) for value in moments(t))
+    return -(x - mean) / variance
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_ode_samples_follow_the_exact_flow(denoise):
+    shape = (8, 3, 2, 2)
+    samples = ode_sample(score, SDE, shape, generator(0), 1e-6, 1e-7, denoise)
+    ends = torch.tensor([1.0, SDE.epsilon], dtype=torch.float64)
+    (mean_1, mean_0), (variance_1, variance_0) = moments(ends)
+    x_1 = torch.randn(shape, generator=generator(0)).double()
+    expected = mean_0 + (x_1 - mean_1) * (variance_0 / variance_1).sqrt()
+    if denoise:  # the posterior mean of the data
+        gain = VARIANCE * SDE.mean(ends[1]) / variance_0
+        expected = CENTRE + gain * (expected - mean_0)
+    # Local errors of rtol each, over fewer than 100 steps.
+    assert torch.allclose(samples.x.double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [10, 200])
+@pytest.mark.parametrize("denoise", [False, True])
+def test_pc_samples_have_the_moments_of_the_discrete_chain(denoise, steps):
+    shape, snr, corrector_steps = (4000, 16), 0.35, 2
+    x = pc_sample(score, SDE, shape, generator(0), steps, snr, corrector_steps, denoise).x.double()
+    # For a linear score every step maps mean m and variance v linearly. Of a chain of unit data,
+    # a² is the share of the signal's power that a step leaves. The corrector's step size is
+    # 2 a² snr² ‖z‖² / ‖s‖², and ‖s‖² / ‖z‖² = (v + (m - M)²) / V² under the score of N(M, V).
+    grid = torch.linspace(SDE.epsilon, 1, steps, dtype=torch.float64)
+    left = torch.cat([torch.ones(1), SDE.mean(grid).square()]).tolist()
+    m, v = 0.0, 1.0
+    for k in reversed(range(steps)):
+        centre, variance = (value.item() for value in moments(grid[k]))
+        power = left[k + 1] / left[k]
+        for _ in range(corrector_steps):
+            alpha = 2 * power * snr**2 * variance**2 / (v + (m - centre) ** 2)
+            pull = alpha / variance
+            m, v = m - pull * (m - centre), v * (1 - pull) ** 2 + 2 * alpha
+        noise, pull = 1 - power, (1 - power) / variance
+        factor = 2 - math.sqrt(power) - pull
+        last = 0 if denoise and k == 0 else noise
+        m, v = factor * m + pull * centre, v * factor**2 + last
+    n = x.numel()
+    assert abs(x.mean() - m) < 4 * math.sqrt(v / n)
+    # The norms that the steps are made from are means over 4000 samples of 16 entries, whose
+    # relative spread is below 1 / √(2 · 16).
+    assert abs(x.var() / v - 1) < 4 * math.sqrt(2 / n) + 4 / math.sqrt(32 * 4000)
+    # With many steps the target is not far, with few it is: the bound above means something.
+    assert abs(v / VARIANCE - 1) < 0.2 if steps == 200 else abs(v / VARIANCE - 1) > 0.2
+
+
+def test_corrector_steps_are_scaled_by_the_signal_that_is_left():
+    x, z = (torch.randn(2, 3, generator=generator(0, i)).double() for i in range(2))
+    whole, half = (langevin_step(lambda x, t: -x, x, None, 0.2, z, c)[1] - x for c in (1.0, 0.5))
+    torch.testing.assert_close(half, whole / 2)
