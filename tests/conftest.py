@@ -55,7 +55,7 @@ def preparing(data):
 
 
 def score_model(parameterisation, residual, network, sde):
-    """What `build` makes a model of, with the keys of an experiment file; NCSN++ and VE unless they say so."""
+    """What `build` makes a model of: NCSN++ under the VE SDE, unless the keys say otherwise."""
     return Model(
         parameterisation=parameterisation,
         residual=residual,

@@ -9,6 +9,7 @@ import copy
 import itertools
 import json
 from contextlib import nullcontext
+from typing import get_args
 
 import numpy as np
 import plain

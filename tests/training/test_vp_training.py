@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import score_model
 from sklearn.datasets import load_digits
 
 from qcsbm.conservativeness.asymmetry import exact_asymmetry
@@ -41,7 +42,8 @@ def trained():
     found = {}
     for method, (parameterisation, regulariser, steps) in METHODS.items():
         before, after = (
-            build((1, 8, 8), parameterisation, False, NETWORK, SDE, seed=3) for _ in range(2)
+            build((1, 8, 8), score_model(parameterisation, False, NETWORK, SDE), seed=3)
+            for _ in range(2)
         )
         state = train(after, IMAGES[:1000], 17, TRAINING, regulariser, 3, steps)
         after.load_state_dict(state.ema)
