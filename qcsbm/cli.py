@@ -19,7 +19,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from qcsbm.runtime import failure, outside, source_code
+from qcsbm.runtime import failure, outside, own_code, source_code
 from qcsbm.runtime.errors import BadInput, Diverged
 
 TOOLS = {
@@ -134,8 +134,11 @@ def _require_planned(arguments: argparse.Namespace) -> None:
             "the code that planned this job: it was changed since, or is another installation; run "
             "snakemake again"
         )
-    for name, sha256 in getattr(getattr(arguments, "spec", None), "outside", {}).items():
-        if path := getattr(arguments, name, None):
+    spec: Any = getattr(arguments, "spec", None)
+    for name, sha256 in getattr(spec, "outside", {}).items():
+        if name == "network":
+            own_code.require(spec.model.network.type, sha256)
+        elif path := getattr(arguments, name, None):
             outside.require(path, sha256)
 
 

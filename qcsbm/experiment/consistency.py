@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from qcsbm.experiment.experiment import Experiment
+from qcsbm.runtime import own_code
 from qcsbm.schema.document import Cell
+from qcsbm.schema.networks import Own
 from qcsbm.schema.samplers import TYPES
 from qcsbm.schema.sources import Source
 
@@ -183,11 +185,14 @@ def _sample_inconsistencies(
 def _network_inconsistencies(
     experiment: Experiment, dataset: str, method: str, cell: Cell
 ) -> Iterator[str]:
-    """Levels of the network that images of a known size do not have."""
+    """Code that is not there, or levels that images of a known size do not have."""
+    where = f"(dataset {dataset}), method {method}"
+    if isinstance(cell.network, Own):
+        yield from _own_network_inconsistencies(where, cell.network)
+        return
     shape = experiment.datasets[dataset].data.shape
     if shape is None:
         return
-    where = f"(dataset {dataset}), method {method}"
     size, levels = shape[-1], len(cell.network.ch_mult)
     if size % 2 ** (levels - 1):
         yield (
@@ -200,6 +205,27 @@ def _network_inconsistencies(
             yield (
                 f"network.attn_resolutions {where}: found {resolution}, expected some of "
                 f"{resolutions}, the resolutions of the levels of ch_mult"
+            )
+
+
+def _own_network_inconsistencies(where: str, network: Own) -> Iterator[str]:
+    name = network.type
+    if not own_code.files(name):
+        module = name.partition(":")[0]
+        path = module.replace(".", "/")
+        yield (
+            f"network.type {where}: found {name!r}, expected a module in the working directory, as "
+            f"there is no {path}.py or {path}/__init__.py"
+        )
+    if own_code.is_taken(name):
+        yield (
+            f"network.type {where}: found {name!r}, expected another name, as Python or a package "
+            f"has a module {name.partition(':')[0].partition('.')[0]}"
+        )
+    for key in ("image_size", "channels"):
+        if key in (network.model_extra or {}):
+            yield (
+                f"network.{key} {where}: found a value, expected none, as the data say what it is"
             )
 
 

@@ -117,7 +117,7 @@ def _differences(found: dict[str, Any], expected: dict[str, Any], path: str = ""
     for key, value in expected.items():
         here = found.get(key)
         if isinstance(value, dict) and isinstance(here, dict):
-            if "type" in value and here["type"] != value["type"]:
+            if "type" in value and here.get("type") != value["type"]:
                 # What is of another type has other keys.
                 value = {"type": value["type"]}
             yield from _differences(here, value, f"{path}{key}.")

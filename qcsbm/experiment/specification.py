@@ -13,9 +13,10 @@ from qcsbm.experiment import layout, paper_rows
 from qcsbm.experiment.agreement import digest
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.quality import extractor_weights
-from qcsbm.runtime import outside
+from qcsbm.runtime import outside, own_code
 from qcsbm.schema import specifications as schema
 from qcsbm.schema.document import Cell, Table, Toy
+from qcsbm.schema.networks import Own
 
 VERSIONS = {
     "prepare": 1,
@@ -87,7 +88,7 @@ def train(experiment: Experiment, dataset: str, method: str, seed: int, step: in
             regulariser=cell.regulariser,
             start=origin.step if origin and imported else None,
         ),
-        outside={"init": outside.sha256(imported)} if imported else {},
+        outside=_outside(cell, init=imported),
     )
 
 
@@ -386,5 +387,13 @@ def _measured(experiment: Experiment, dataset: str, method: str, seed: int) -> d
         "seed": seed,
         "model": model(cell),
         "trained": experiment.trained[dataset, method],
-        "outside": {"checkpoint": outside.sha256(imported)} if imported else {},
+        "outside": _outside(cell, checkpoint=imported),
     }
+
+
+def _outside(cell: Cell, **files: str | None) -> dict[str, str | None]:
+    """The SHA-256 of what no job makes: ``files`` by name, and code of a network of one's own."""
+    found = {name: outside.sha256(path) for name, path in files.items() if path}
+    if isinstance(cell.network, Own):
+        found["network"] = own_code.sha256(cell.network.type)
+    return found

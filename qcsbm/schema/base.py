@@ -7,12 +7,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from qcsbm.runtime.errors import BadInput
 
+# The tag of a member of a union whose type is the name of a class, in paths of pydantic's errors.
+OWN_CLASS = "module:Class"
+
 
 class ConfigError(BadInput):
     """Bad input in an experiment file; the sentence names file and key path."""
 
 
-def _number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     # YAML 1.1 reads 1e-4, without a point, as a string; so does Snakemake all numbers in the lists
     # and mappings that its option --config is given.
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", value):
@@ -20,14 +23,14 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _whole(value: Any) -> Any:
+def as_whole(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
         return int(value)
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(as_whole)]
+Number = Annotated[float, BeforeValidator(as_number)]
 Positive = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]

@@ -1,10 +1,22 @@
-"""The network of a score model."""
+"""The network of a score model: NCSN++, or a class of one's own."""
 
-from typing import Annotated, Literal
+import math
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag
+from pydantic_core import PydanticCustomError
 
-from qcsbm.schema.base import Closed, Count, Fraction, NonNegative, Positive
+from qcsbm.schema.base import (
+    OWN_CLASS,
+    Closed,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    as_number,
+    as_whole,
+)
 
 
 class NCSNpp(Closed):
@@ -37,4 +49,46 @@ class NCSNpp(Closed):
     init_scale: NonNegative = 0.0
 
 
-Network = NCSNpp
+def _class_name(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(
+        r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", value
+    ):
+        return value
+    raise PydanticCustomError("class_name", "ncsnpp, or module:Class for a class of one's own")
+
+
+def _argument(value: Any) -> Any:
+    """``value``, if it is one that JSON has; text that looks like a number is one, as elsewhere."""
+    if isinstance(value, list):
+        return [_argument(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _argument(item) for key, item in value.items()}
+    value = as_number(as_whole(value))
+    plain = value is None or isinstance(value, str | int)
+    if plain or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise PydanticCustomError(
+        "argument", "finite numbers, text, true, false, null, or lists and mappings of these"
+    )
+
+
+class Own(Closed):
+    """A network of one's own, ``type: module:Class`` (`qcsbm.nets.own`).
+
+    All other keys are keyword arguments of the class.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, PlainValidator(_argument)]]
+
+    type: Annotated[str, BeforeValidator(_class_name)]
+
+
+def _kind(value: Any) -> str:
+    found = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "ncsnpp" if found == "ncsnpp" else OWN_CLASS
+
+
+Network = Annotated[
+    Annotated[NCSNpp, Tag("ncsnpp")] | Annotated[Own, Tag(OWN_CLASS)], Discriminator(_kind)
+]

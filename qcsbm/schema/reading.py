@@ -5,7 +5,7 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from qcsbm.schema.base import Closed, ConfigError
+from qcsbm.schema.base import OWN_CLASS, Closed, ConfigError
 
 # The keys that say which member of a union a mapping is.
 TAGS = ("source", "type")
@@ -88,10 +88,11 @@ def _in_the_file(loc: tuple[int | str, ...], layers: list[Layer]) -> list[str]:
         node = _merge(node, layer) if isinstance(layer, dict) else {}
     path = []
     for part in loc:
-        if isinstance(node, dict) and part not in node and part in map(node.get, TAGS):
+        inside = isinstance(node, dict) and part in node
+        tags = map(node.get, TAGS) if isinstance(node, dict) else ()
+        if not inside and part in (OWN_CLASS, *tags):
             continue
         path.append(str(part))
-        inside = isinstance(node, dict) and part in node
         node = node[part] if inside or isinstance(node, list) else None
     return path
 
@@ -101,7 +102,7 @@ def _known_keys(model: type[Closed], loc: tuple[int | str, ...]) -> list[str]:
     return list(_models(_annotation(model, loc))[0].model_fields)
 
 
-def _annotation(model: type[Closed], loc: tuple) -> Any:
+def _annotation(model: type[Closed], loc: tuple[int | str, ...]) -> Any:
     """The type of what lies at ``loc`` below ``model``."""
     annotation: Any = model
     for part in loc:

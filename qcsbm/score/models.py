@@ -22,9 +22,11 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from qcsbm.nets import own
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.seeding import global_generator
+from qcsbm.schema import networks
 from qcsbm.schema.specifications import Model
 from qcsbm.score.sde import MEMBERS, SDE, bcast
 
@@ -87,7 +89,8 @@ def build(
     come from PyTorch's global generator, which is otherwise left as it was.
 
     Raises:
-        BadInput: images that are not square, or that the network cannot take.
+        BadInput: images that are not square, or that the network cannot take, or a network of
+            one's own that cannot be built.
     """
     channels, height, width = shape
     if height != width:
@@ -95,5 +98,11 @@ def build(
     sde = MEMBERS[model.sde.type](**model.sde.model_dump(exclude={"type"}))
     cpu = torch.device("cpu")
     with nullcontext() if seed is None else global_generator(cpu, seed, "init"):
-        net = NCSNpp(height, channels, model.network)
+        net = _network(height, channels, model.network)
     return PARAMETERISATIONS[model.parameterisation](net, sde, model.residual)
+
+
+def _network(image_size: int, channels: int, settings: networks.NCSNpp | networks.Own) -> nn.Module:
+    if isinstance(settings, networks.Own):
+        return own.build(image_size, channels, settings)
+    return NCSNpp(image_size, channels, settings)

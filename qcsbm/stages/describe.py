@@ -1,8 +1,9 @@
 """Print one JSON object with all that an experiment file says of one dataset and method.
 
-The network is built without memory for its weights, so that it takes seconds whatever its size.
-``state_dict_entries`` counts as the published implementation does: it keeps one tensor more than
-this package, ``sigmas``, the noise scales of discrete training.
+NCSN++ is built without memory for its weights, so that it takes seconds whatever its size; networks
+of one's own are built as they are. ``state_dict_entries`` counts as the published implementation of
+NCSN++ does: it keeps one tensor more than this package, ``sigmas``, the noise scales of discrete
+training.
 """
 
 import argparse
@@ -22,13 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     experiment, shape = read_cell(arguments)
     cell = arguments.dataset, arguments.method
-    with torch.device("meta"):
-        model = build(shape, specification.model(experiment.cells[cell]))
+    model_settings = specification.model(experiment.cells[cell])
+    published = model_settings.network.type == "ncsnpp"
+    with torch.device("meta" if published else "cpu"):
+        model = build(shape, model_settings)
     entries = len(model.network.state_dict())
     counted = {
         "shape": shape,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "state_dict_entries": entries + 1,
-        "state_dict_entries_counted": f"{entries} of this package's network and sigmas",
+        "state_dict_entries": entries,
     }
+    if published:
+        counted |= {
+            "state_dict_entries": entries + 1,
+            "state_dict_entries_counted": f"{entries} of this package's network and sigmas",
+        }
     print(json.dumps(specification.describe(experiment, *cell) | counted, indent=1))

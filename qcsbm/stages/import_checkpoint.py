@@ -7,10 +7,12 @@ are another model.
 import argparse
 import logging
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from qcsbm.experiment import specification
+from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.provenance import recorded
 from qcsbm.score.models import build
@@ -39,15 +41,19 @@ def run(arguments: argparse.Namespace) -> None:
             f"method: found {arguments.method!r}, expected one with parameterisation 'score' and "
             "without residual, as published energies and residuals are not those of this package"
         )
-    if spec["model"]["sde"]["type"] != "ve":
+    if spec.model.sde.type != "ve":
         raise BadInput(
-            f"method: found {arguments.method!r} with an SDE of type "
-            f"{spec['model']['sde']['type']!r}, expected one of type 've', under which published "
-            "networks were trained"
+            f"method: found {arguments.method!r} with an SDE of type {spec.model.sde.type!r}, "
+            "expected one of type 've', under which published networks were trained"
+        )
+    if spec.model.network.type != "ncsnpp":
+        raise BadInput(
+            f"method: found {arguments.method!r} with the network {spec.model.network.type}, "
+            "expected one with ncsnpp, as published checkpoints are of no other"
         )
     with torch.device("meta"):
         model = build(shape, spec.model)
-    published = read_published(arguments.file, model.network)
+    published = read_published(arguments.file, cast(NCSNpp, model.network))
     if published.converted:
         logging.warning(
             "%s: found tensors of %s, converted them to float32, the precision of training",

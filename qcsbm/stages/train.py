@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic, sha256
 from qcsbm.runtime.provenance import recorded
+from qcsbm.schema.networks import Own
 from qcsbm.schema.specifications import Train
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_spec, existing
 from qcsbm.training import checkpoint, parallel
 from qcsbm.training.checkpoint import TrainingState
+from qcsbm.training.contract import require_contract
 from qcsbm.training.loop import CURVE_COLUMNS, train
 
 SAVE_EVERY_S = 60.0
@@ -71,7 +74,10 @@ def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, Tra
     """What every process of the training does: the step it started from, and its end."""
     spec: Train = arguments.spec
     data = describe(arguments.data)
-    model = build(data.shape, spec.model, seed=spec.seed).to(claim_device())
+    place, new = claim_device(), partial(build, data.shape, spec.model, seed=spec.seed)
+    if isinstance(spec.model.network, Own):
+        require_contract(spec.model.network.type, new, data.shape, place)
+    model = new().to(place)
     start = saved.load()
     if start is None and arguments.init:
         start = checkpoint.load(arguments.init, spec.protocol.start)

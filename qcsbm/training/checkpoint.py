@@ -120,7 +120,7 @@ def require_trained(path: str | Path, spec: Measured) -> None:
     """
     require_run(path, spec, ("dataset", "method", "seed", "model"))
     found = _header(path)["spec"]
-    if not found or spec.outside:
+    if not found or _starts_outside(spec):
         return
     of_file = found["protocol"].get("regulariser") or {}
     expected = spec.trained.regulariser.model_dump() if spec.trained.regulariser else {}
@@ -131,14 +131,24 @@ def require_trained(path: str | Path, spec: Measured) -> None:
 def require_run(path: str | Path, spec: Run, keys: Iterable[str]) -> None:
     """Refuse a checkpoint whose training had other values of ``keys`` than ``spec`` has.
 
+    That of a network of one's own had the same code.
+
     Raises:
         BadInput: see above.
     """
     found = _header(path)["spec"]
-    if found and not spec.outside:
-        expected = spec.document()
-        for key in keys:
-            _require_same(path, key, found.get(key), expected.get(key))
+    if not found or _starts_outside(spec):
+        return
+    expected = spec.document()
+    for key in keys:
+        _require_same(path, key, found.get(key), expected.get(key))
+    code = found.get("outside", {}).get("network")
+    _require_same(path, "code of the network with SHA-256", code, spec.outside.get("network"))
+
+
+def _starts_outside(spec: Run) -> bool:
+    """Whether the checkpoint that the stage starts from is a file that no job has made."""
+    return not spec.outside.keys().isdisjoint(("init", "checkpoint"))
 
 
 def _require_same(path: str | Path, key: str, found: object, expected: object) -> None:

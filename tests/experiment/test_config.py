@@ -1,6 +1,7 @@
 """The experiment file: what is merged, and what is refused with which sentence."""
 
 import copy
+import datetime
 import re
 import subprocess
 import sys
@@ -435,6 +436,42 @@ BAD = {
         {"nf": 8},
         "datasets.digits.network.type: found nothing, expected a value",
     ),
+    "network of an unknown type": (
+        "datasets.digits.network.type",
+        "unet",
+        "datasets.digits.network.type: found 'unet', expected: ncsnpp, or module:Class for a class",
+    ),
+    "network whose type is a number": (
+        "datasets.digits.network",
+        {"type": 5, "width": 8},
+        "datasets.digits.network.type: found 5, expected: ncsnpp, or module:Class for a class of",
+    ),
+    "network that is no mapping": (
+        "methods.c.network",
+        "mine:Net",
+        "methods.c.network: found 'mine:Net', expected: input should be a valid dictionary",
+    ),
+    "network that is not there": (
+        "datasets.digits.network",
+        {"type": "gone.net:Net", "width": 8},
+        "network.type (dataset digits), method c: found 'gone.net:Net', expected a module in the "
+        "working directory, as there is no gone/net.py or gone/net/__init__.py",
+    ),
+    "argument that JSON does not have": (
+        "datasets.digits.network",
+        {"type": "mine:Net", "since": datetime.date(2026, 1, 1)},
+        "datasets.digits.network.since: found datetime.date(2026, 1, 1), expected: finite numbers",
+    ),
+    "argument that is no number": (
+        "methods.c.network",
+        {"type": "mine:Net", "widths": [1, {"a": float("nan")}]},
+        "methods.c.network.widths: found [1, {'a': nan}], expected: finite numbers, text, true",
+    ),
+    "key of NCSN++ that is unknown": (
+        "datasets.digits.network.width",
+        8,
+        "datasets.digits.network.width: found an unknown key, expected one of type, nf, ch_mult",
+    ),
     "sampler of no type": (
         "defaults.samplers.pc",
         {"steps": 8},
@@ -558,6 +595,47 @@ def test_a_network_is_refused_where_it_cannot_be_built(quick, size, levels, atte
         with pytest.raises(ConfigError, match=f"x: network.{key} ") as caught:
             load(quick, "x")
         assert "expected" in str(caught.value)
+
+
+def test_all_keys_of_a_network_of_ones_own_are_arguments(quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class Net:\n    pass\n")
+    quick["methods"], quick["tables"] = {name: quick["methods"][name] for name in "cu"}, {}
+    del quick["datasets"]["patches"]
+    given = {"type": "mine:Net", "widths": ["16", 32], "rate": "1e-2", "copy": None}
+    quick["methods"]["u"]["network"] = given | {"more": {"a": [True, "relu", 0.5]}}
+    quick["methods"]["c"]["network"] = given
+    experiment = load(quick, "x")
+    read = {"type": "mine:Net", "widths": [16, 32], "rate": 0.01, "copy": None}
+    for method, expected in (("c", read), ("u", read | {"more": {"a": [True, "relu", 0.5]}})):
+        assert experiment.cells["digits", method].network.model_dump() == expected
+        assert experiment.cells["digits", method].network.model_extra.keys() == (
+            expected.keys() - {"type"}
+        )
+    # Another type takes the place of the dataset's NCSN++; one more key of the same does not.
+    quick["datasets"]["digits"]["methods"] = {"c": {"network": {"depth": 3}}}
+    changed = load(quick, "x").cells["digits", "c"].network
+    assert changed.model_dump() == read | {"depth": 3}
+
+
+@pytest.mark.parametrize(
+    "network, sentence",
+    [
+        (
+            {"type": "json:Net"},
+            "network.type (dataset digits), method c: found 'json:Net', expected",
+        ),
+        ({"type": "mine:Net", "channels": 3}, "network.channels (dataset digits), method c: found"),
+    ],
+)
+def test_names_and_keys_that_are_given_are_refused(quick, network, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("json.py", "mine.py"):
+        (tmp_path / name).write_text("class Net:\n    pass\n")
+    quick["methods"]["c"]["network"] = network
+    with pytest.raises(ConfigError) as refusal:
+        load(quick, "x")
+    assert str(refusal.value).startswith(f"x: {sentence}")
 
 
 def test_sources_know_how_many_images_they_have():

@@ -641,6 +641,15 @@ def test_an_imported_start_counts_as_the_papers():
         assert paper_rows.counterpart(experiment, "cifar10", "other", "pc").differences == found
 
 
+def test_another_network_is_one_difference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class Net:\n    pass\n")
+    row = {"label": "", "parameterisation": "score", "network": {"type": "mine:Net", "nf": 1}}
+    experiment = paper([("methods.other", row)])
+    found = paper_rows.counterpart(experiment, "cifar10", "other", "pc")["differences"]
+    assert found == ["network.type is mine:Net, not ncsnpp"]
+
+
 def test_note_says_what_keeps_the_papers_numbers_away(records):
     experiment = paper(
         [("methods.u.training", {"batch_size": 64, "lr": 1e-3, "ema": 0.9, "eps": 1e-7})]
