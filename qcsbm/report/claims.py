@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from qcsbm.quality.metrics import METRICS, OF_SAMPLES, names
 from qcsbm.report import tables
 from qcsbm.report.intervals import t_interval
 from qcsbm.report.pages import Section
@@ -41,18 +42,15 @@ UNTIED = "A model can be conservative without tied weights"
 IF_AND_ONLY_IF = "The autoencoder is conservative if and only if RWᵀ = WRᵀ"
 
 # For each kind of model: what is claimed, of which metrics, and whether they are better than the
-# control's. A metric with two names is called by one of them, as the feature extractor decides.
-DISTANCE, SCORE = ("fid", "fd"), ("is", "cs")
-ABOUT_MODELS: dict[str, list[tuple[str, list[tuple[str, ...]], bool]]] = {
-    "conservative": [(LIMITS, [("nll",), DISTANCE], False)],
+# control's.
+ABOUT_MODELS: dict[str, list[tuple[str, list[str], bool]]] = {
+    "conservative": [(LIMITS, ["nll", "fd"], False)],
     "regularised": [
-        (LOWERS, [("asym",), ("nasym",)], True),
-        (GAINS_NLL, [("nll",)], True),
-        (GAINS_QUALITY, [DISTANCE, SCORE, ("precision",), ("recall",)], True),
+        (LOWERS, ["asym", "nasym"], True),
+        (GAINS_NLL, ["nll"], True),
+        (GAINS_QUALITY, ["fd", "cs", "precision", "recall"], True),
     ],
 }
-# Judged by ratios to the control's.
-RATIOS = ("asym", "nasym", *DISTANCE)
 
 
 @dataclass(frozen=True)
@@ -131,17 +129,14 @@ def compare(
     """All claims on one model against its control, from the numbers of one dataset."""
     judgements = []
     for claim, metrics, better in ABOUT_MODELS[compared.kind]:
-        for names in metrics:
-            measured: list[tuple[str, ...]] = [
-                (name,) for name in names if (rows["metric"] == name).any()
-            ]
-            for alternatives in measured or [names]:
+        for claimed in metrics:
+            # Under which name it was measured depends on the network that extracts features.
+            measured = [name for name in names(claimed) if (rows["metric"] == name).any()]
+            for alternatives in [[name] for name in measured] or [names(claimed)]:
                 metric = alternatives[0]
-                headings = [tables.HEADINGS[name].rsplit(" ", 1) for name in alternatives]
-                heading, arrow = " or ".join(name for name, _ in headings), headings[0][1]
-                sign = (1 if arrow == "↑" else -1) * (1 if better else -1)
-                sampled = metric in tables.QUALITY_METRICS
-                for sampler in samplers if sampled else [None]:
+                heading = " or ".join(METRICS[name].heading for name in alternatives)
+                sign = (1 if METRICS[metric].better == "higher" else -1) * (1 if better else -1)
+                for sampler in samplers if metric in OF_SAMPLES else [None]:
                     measure = f"{heading}, {sampler_label(sampler)}" if sampler else heading
                     of_method, of_control = paired(
                         rows, metric, sampler, compared.method, compared.control
@@ -158,7 +153,7 @@ def _compared(
     of_control: np.ndarray,
     sign: int,
 ) -> Judgement:
-    if metric not in RATIOS:
+    if not METRICS[metric].ratio:
         return judge(*what, of_method - of_control, sign)
     if (np.minimum(of_method, of_control) <= 0).any():
         why = "a value that is not positive has no ratio"

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
+from qcsbm.quality.metrics import METRICS, OF_MODELS, OF_SAMPLES
 from qcsbm.report import notes
 from qcsbm.report.pages import Section
 from qcsbm.runtime import failure
@@ -32,21 +33,6 @@ EXACT = Context(prec=1100)
 IDENTITY = ["dataset", "method", "seed"]
 METRIC_COLUMNS = [*IDENTITY, "metric", "value", "stderr", "n", "unit", "stage"]
 
-# Column headings; an arrow says which way is better.
-HEADINGS = {
-    "nll": "NLL (bits/dim) ↓",
-    "asym": "Asym ↓",
-    "nasym": "NAsym ↓",
-    "nfe": "NFE ↓",
-    "fid": "FID ↓",
-    "fd": "FD ↓",
-    "is": "IS ↑",
-    "cs": "CS ↑",
-    "precision": "Prec. ↑",
-    "recall": "Rec. ↑",
-}
-LIKELIHOOD_METRICS = ["nll", "asym", "nasym"]
-QUALITY_METRICS = ["nfe", "fid", "fd", "is", "cs", "precision", "recall"]
 # The rows of the paper's tables, by kind of model.
 PAPER_METHODS = {"c": "C-NCSN++", "u": "U-NCSN++", "qc": "QC-NCSN++"}
 
@@ -129,7 +115,7 @@ def build(
     ``frame`` is that of `tidy`; the notes say what ``failed`` (see `failures`).
     """
     sampler = spec.sampler
-    wanted = QUALITY_METRICS if sampler else LIKELIHOOD_METRICS
+    wanted = OF_SAMPLES if sampler else OF_MODELS
     if sampler and not frame.empty:
         frame = frame[frame["sampler"] == sampler]
     blocks = []
@@ -155,7 +141,7 @@ def build(
             *notes.seeds(counts, seeds, methods),
             *notes.training(rows, methods, spec.names[dataset]),
             *notes.protocol(rows, methods),
-            *(_biases(of_dataset, methods) if sampler else []),
+            *_biases(of_dataset, metrics, methods),
             *notes.failed(failed, dataset, methods),
             *left_out,
         ]
@@ -211,34 +197,40 @@ def _of_the_paper(
     return paper, left_out
 
 
-def _biases(rows: pd.DataFrame, methods: dict[str, str]) -> list[str]:
-    """How much metrics err because samples are finite in number, as far as that is known."""
+def _biases(rows: pd.DataFrame, shown: list[str], methods: dict[str, str]) -> list[str]:
+    """How, and by how much where it is known, those ``shown`` err as samples are finite in number.
+
+    ``rows`` are those of a dataset and sampler.
+    """
     found = []
-    for metric in ("fid", "fd", "is", "cs"):
-        of_metric = rows[rows["metric"] == metric]
-        if of_metric.empty:
+    for metric in (METRICS[name] for name in shown):
+        if metric.bias is None:
             continue
+        of_metric = rows[rows["metric"] == metric.name]
         count = " / ".join(str(n) for n in sorted(of_metric["n"].unique()))
-        name = f"{HEADINGS[metric][:-2]} of {count} samples"
-        if metric in ("is", "cs"):
-            found.append(f"{name} is too small on average, by much if there are many classes.")
-            continue
-        plain, infinity = (
-            rows[rows["metric"] == key].set_index(["method", "seed"])["value"]
-            for key in (metric, f"{metric}_infinity")
-        )
-        excess = (plain - infinity).dropna().groupby("method").mean()
-        estimates = [
-            f"{format_value(excess[method], None)} ({label})"
-            for method, label in methods.items()
-            if method in excess
-        ]
-        size = f", by an estimated {', '.join(estimates)}" if estimates else ""
-        found.append(
-            f"{name} is too large on average{size}; `{metric}_infinity` in `metrics.csv` is "
-            "without this bias, and noisier."
-        )
+        sentence = f"{metric.heading} of {count} samples is {metric.bias}"
+        if metric.unbiased:
+            size = _excess(rows, metric.name, metric.unbiased, methods)
+            sentence += (
+                f"{size}; `{metric.unbiased}` in `metrics.csv` is without this bias, and noisier"
+            )
+        found.append(f"{sentence}.")
     return found
+
+
+def _excess(rows: pd.DataFrame, metric: str, unbiased: str, methods: dict[str, str]) -> str:
+    """By how much ``metric`` exceeds ``unbiased`` on average; empty where that is not known."""
+    plain, free = (
+        rows[rows["metric"] == name].set_index(["method", "seed"])["value"]
+        for name in (metric, unbiased)
+    )
+    excess = (plain - free).dropna().groupby("method").mean()
+    estimates = [
+        f"{format_value(excess[method], None)} ({label})"
+        for method, label in methods.items()
+        if method in excess
+    ]
+    return f", by an estimated {', '.join(estimates)}" if estimates else ""
 
 
 def format_value(mean: float, stderr: float | None) -> str:
@@ -282,7 +274,7 @@ def sections(blocks: list[Block]) -> list[Section]:
     """A table per dataset, the protocol below it, and one beside the paper's where there is one."""
     found = []
     for block in blocks:
-        headings = ["Method", *(HEADINGS[metric] for metric in block.metrics)]
+        headings = ["Method", *(METRICS[metric].column for metric in block.metrics)]
         found.append(Section(block.label, headings, _rows(block), block.notes))
         if block.paper:
             found.append(_beside_the_paper(block))
@@ -299,7 +291,7 @@ def _beside_the_paper(block: Block) -> Section:
                 mean, stderr = cell
                 difference = format_value(mean - float(printed), stderr)
                 ours = format_value(mean, stderr)
-                rows.append([label, HEADINGS[metric], printed, ours, difference])
+                rows.append([label, METRICS[metric].column, printed, ours, difference])
     headings = ["Method", "Metric", "Paper", "Here", "Difference"]
     return Section(f"{block.label}: beside the paper", headings, rows, left=2)
 
@@ -317,7 +309,7 @@ def latex(blocks: list[Block]) -> str:
     """A tabular per dataset."""
     parts = []
     for block in blocks:
-        headings = ["Method", *(HEADINGS[metric] for metric in block.metrics)]
+        headings = ["Method", *(METRICS[metric].column for metric in block.metrics)]
         grid = tabulate(
             [[_latex(text) for text in row] for row in _rows(block)],
             [_latex(text) for text in headings],

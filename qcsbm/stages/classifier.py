@@ -7,6 +7,7 @@ import numpy as np
 
 from qcsbm.data.splits import SPLITS, describe, read
 from qcsbm.quality import classification
+from qcsbm.quality.metrics import METRICS
 from qcsbm.runtime.provenance import recorded
 from qcsbm.schema.specifications import Classifier
 from qcsbm.stages.arguments import add_data, add_record, add_spec
@@ -35,5 +36,6 @@ def run(arguments: argparse.Namespace) -> None:
         n = len(test.images)
         share = classification.accuracy(model, np.array(test.images), test.labels, levels)
         classification.require_skill(share, test.labels)
-        record.metric("accuracy", share, float(np.sqrt(share * (1 - share) / n)), n, "1")
+        stderr = float(np.sqrt(share * (1 - share) / n))
+        record.metric("accuracy", share, stderr, n, METRICS["accuracy"].unit)
         classification.save(arguments.out, model, share)

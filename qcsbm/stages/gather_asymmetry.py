@@ -8,6 +8,7 @@ import argparse
 
 import pandas as pd
 
+from qcsbm.quality.metrics import METRICS
 from qcsbm.report.intervals import standard_error
 from qcsbm.runtime import shards
 from qcsbm.runtime.files import write_text
@@ -34,7 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     with gathered(arguments.record, "gather_asymmetry", records, [arguments.levels]) as record:
         for i, name in enumerate(NAMES):
             per_image = values[:, i].mean(0)
-            record.metric(name, per_image.mean(), standard_error(per_image), n, "1")
+            stderr = standard_error(per_image)
+            record.metric(name, per_image.mean(), stderr, n, METRICS[name].unit)
             levels[name] = values[:, i].mean(1)
             levels[f"{name}_stderr"] = [standard_error(level) for level in values[:, i]]
         write_text(arguments.levels, levels.to_csv(index=False))

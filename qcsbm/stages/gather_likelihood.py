@@ -2,6 +2,7 @@
 
 import argparse
 
+from qcsbm.quality.metrics import METRICS
 from qcsbm.report.intervals import standard_error
 from qcsbm.runtime import shards
 from qcsbm.runtime.npy import write_array
@@ -22,6 +23,6 @@ def run(arguments: argparse.Namespace) -> None:
     n = len(bits)
     records = [read_record(path) for path in arguments.records]
     with gathered(arguments.record, "gather_likelihood", records, [arguments.out]) as record:
-        record.metric("nll", bits.mean(), standard_error(bits), n, "bits/dim")
-        record.metric("nll_nfe", nfe.mean(), standard_error(nfe), n, "evaluations")
+        for name, values in (("nll", bits), ("nll_nfe", nfe)):
+            record.metric(name, values.mean(), standard_error(values), n, METRICS[name].unit)
         write_array(arguments.out, bits)

@@ -5,6 +5,7 @@ import argparse
 import numpy as np
 
 from qcsbm.data.splits import describe
+from qcsbm.quality.metrics import METRICS
 from qcsbm.report.intervals import standard_error
 from qcsbm.runtime import shards
 from qcsbm.runtime.errors import BadInput
@@ -42,4 +43,4 @@ def run(arguments: argparse.Namespace) -> None:
         if start != n:
             raise BadInput(f"{arguments.out}: found {start} samples in all shards, expected {n}")
         nfe = np.concatenate(counts)
-        record.metric("nfe", nfe.mean(), standard_error(nfe), n, "evaluations")
+        record.metric("nfe", nfe.mean(), standard_error(nfe), n, METRICS["nfe"].unit)

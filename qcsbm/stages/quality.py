@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qcsbm.quality import metric_names, reference_statistics
+from qcsbm.quality import reference_statistics
 from qcsbm.quality.feature_file import Features, read
 from qcsbm.quality.frechet import FeatureStatistics, feature_statistics, frechet_estimate
 from qcsbm.quality.inception_score import inception_score
+from qcsbm.quality.metrics import METRICS, named
 from qcsbm.quality.prdc import precision_recall
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import sha256
@@ -52,7 +53,6 @@ def run(arguments: argparse.Namespace) -> None:
                 f"quality.neighbours: found {protocol.neighbours}, expected fewer than {found}, "
                 f"the number of {what} images"
             )
-    distance_name, score_name = metric_names(protocol.extractor)
     with recorded(arguments.record, "quality", arguments.spec, []) as record:
         record.computed_by({"features": f"{samples.code} {reference.code}".split()})
         record.protocol["extractor_sha256"] = samples.extractor_sha256
@@ -68,15 +68,17 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             real = feature_statistics(reference.features)
         frechet = frechet_estimate(samples.features, real)
-        record.metric(distance_name, frechet.distance, frechet.stderr, n, "1")
-        record.metric(
-            f"{distance_name}_infinity", frechet.infinity, frechet.infinity_stderr, n, "1"
-        )
-        score, score_stderr = inception_score(samples.logits)
-        record.metric(score_name, score, score_stderr, n, "1")
         pr = precision_recall(reference.features, samples.features, k=protocol.neighbours)
-        record.metric("precision", pr.precision, pr.precision_stderr, n, "1")
-        record.metric("recall", pr.recall, pr.recall_stderr, n, "1")
+        measured = {
+            "fd": (frechet.distance, frechet.stderr),
+            "fd_infinity": (frechet.infinity, frechet.infinity_stderr),
+            "cs": inception_score(samples.logits),
+            "precision": (pr.precision, pr.precision_stderr),
+            "recall": (pr.recall, pr.recall_stderr),
+        }
+        for metric, (value, stderr) in measured.items():
+            name = named(metric, protocol.extractor)
+            record.metric(name, value, stderr, n, METRICS[name].unit)
 
 
 def _published(path: Path, samples: Features) -> tuple[FeatureStatistics, int | None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from qcsbm.motivation import toy
+from qcsbm.quality.metrics import METRICS
 from qcsbm.quality.prdc import precision_recall
 from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
@@ -46,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
         levels = toy.evaluate(model, toy.noised_points(density, TEST, seed))
         for name in ("score_error", "asym", "nasym"):
             stderr = math.sqrt(levels[f"{name}_se"].pow(2).sum()) / len(levels)
-            record.metric(name, levels[name].mean(), stderr, TEST * len(levels), "1")
+            count = TEST * len(levels)
+            record.metric(name, levels[name].mean(), stderr, count, METRICS[name].unit)
 
         sigma_min = torch.full((TEST,), toy.SDE.sigma_min, dtype=torch.float64)
         x = density.sample(sigma_min, generator(seed, "toy", "nll"))
@@ -54,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         excess = nll + density.log_prob(x, sigma_min)
         for name, values in (("nll_nats", nll), ("nll_excess", excess)):
             stderr = (values.std() / math.sqrt(TEST)).item()
-            record.metric(name, values.mean().item(), stderr, TEST, "nats")
+            record.metric(name, values.mean().item(), stderr, TEST, METRICS[name].unit)
 
         samples = toy.sample(model, density, TEST, seed).numpy()
         real = toy.DATASETS[dataset](TEST, generator(seed, "toy", "reference")).numpy()

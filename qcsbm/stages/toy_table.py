@@ -6,21 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from qcsbm.quality.metrics import METRICS
 from qcsbm.report import pages
 from qcsbm.report.tables import format_value, over_seeds, tidy
 from qcsbm.runtime.files import write_text
 from qcsbm.schema.specifications import ToyTable
 from qcsbm.stages.aggregation import add_records, read_records
 
-COLUMNS = {
-    "score_error": "Score error ↓",
-    "asym": "Asym ↓",
-    "nasym": "NAsym ↓",
-    "nll_nats": "NLL (nats) ↓",
-    "nll_excess": "NLL − exact ↓",
-    "precision": "Prec. ↑",
-    "recall": "Rec. ↑",
-}
+COLUMNS = ("score_error", "asym", "nasym", "nll_nats", "nll_excess", "precision", "recall")
 METHODS = {"c": "C", "u": "U", "qc": "QC"}
 NOTES = [
     "Score error: ½‖s − ∇ log p_σ‖², against the exact score of the noised data, averaged over ten "
@@ -57,7 +50,8 @@ def sections(frame: pd.DataFrame, more: Sequence[str] = ()) -> list[pages.Sectio
             [label, *(_text(rows, method, metric) for metric in COLUMNS)]
             for method, label in METHODS.items()
         ]
-        found.append(pages.Section(dataset, ["Method", *COLUMNS.values()], cells, notes))
+        headings = ["Method", *(METRICS[metric].column for metric in COLUMNS)]
+        found.append(pages.Section(dataset, headings, cells, notes))
     return found
 
 

@@ -14,10 +14,9 @@ from sklearn.datasets import load_sample_images
 from qcsbm.data.digits import digits
 from qcsbm.data.quantisation import to_unit
 from qcsbm.nets.classifier import Classifier
-from qcsbm.quality import classification, metric_names
+from qcsbm.quality import classification
 from qcsbm.quality.extractor_weights import INCEPTION_VARIABLE
 from qcsbm.quality.extractors import (
-    EXTRACTORS,
     ClassifierExtractor,
     EfficientNetLite0,
     InceptionExtractor,
@@ -299,12 +298,6 @@ def test_grey_images_are_grey_colour_images_to_efficientnet(efficientnet):
     with torch.no_grad():
         for grey, colour in zip(efficientnet(x), efficientnet(x.repeat(1, 3, 1, 1)), strict=True):
             torch.testing.assert_close(grey, colour)
-
-
-def test_only_inception_gives_fid_and_is():
-    names = {name: metric_names(name) for name in EXTRACTORS}
-    assert names.pop("inception") == ("fid", "is")
-    assert set(names.values()) == {("fd", "cs")}
 
 
 def test_features_survive_their_file_and_others_are_refused(tmp_path):

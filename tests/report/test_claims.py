@@ -10,7 +10,8 @@ import pytest
 
 from qcsbm.experiment import specification
 from qcsbm.experiment.config import read
-from qcsbm.report import claims, tables
+from qcsbm.quality.metrics import OF_SAMPLES
+from qcsbm.report import claims
 from qcsbm.report.claims import FAILS, HOLDS, UNDECIDED, judge
 from qcsbm.schema.specifications import Claims, Compared, ComparedDataset
 
@@ -40,7 +41,7 @@ QC = {
 def metrics():
     rows = []
     for metric, base in U.items():
-        sampler = "pc" if metric in tables.QUALITY_METRICS else None
+        sampler = "pc" if metric in OF_SAMPLES else None
         for seed in range(3):
             # Seeds differ by much more than methods do; pairing takes that out.
             value = base * (1 + seed)
@@ -147,7 +148,7 @@ def test_where_nothing_was_measured_every_claim_says_so(metrics, columns):
     assert {(j.verdict, j.why, j.n) for j in judgements} == {(UNDECIDED, "not measured", 0)}
     expected = {"NLL (bits/dim)", "Asym", "NAsym", "FID or FD, PC", "IS or CS, PC"}
     assert {j.measure for j in judgements} == expected | {"Prec., PC", "Rec., PC"}
-    rest = metrics[~metrics["metric"].isin(tables.QUALITY_METRICS)]
+    rest = metrics[~metrics["metric"].isin(OF_SAMPLES)]
     rest = rest if columns else rest.drop(columns="sampler")
     why = {j.measure: j.why for j in claims.about_models(rest, SPEC)}
     assert why["FID or FD, PC"] == "not measured" and why["Asym"] == ""
@@ -174,7 +175,7 @@ def test_only_seeds_of_both_are_paired_and_what_is_missing_is_said(metrics):
 
 def test_numbers_of_another_sampler_or_dataset_do_not_enter(metrics):
     other = metrics.assign(value=-(metrics["value"] ** 2))
-    quality = metrics["metric"].isin(tables.QUALITY_METRICS)
+    quality = metrics["metric"].isin(OF_SAMPLES)
     more = pd.concat(
         [metrics, other.assign(dataset="patches"), other[quality].assign(sampler="ode")]
     )

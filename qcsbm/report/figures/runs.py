@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from qcsbm.quality.metrics import METRICS, OF_MODELS, OF_SAMPLES, names
 from qcsbm.report.figures import frames, style
 from qcsbm.report.intervals import t_interval
-from qcsbm.report.tables import HEADINGS, QUALITY_METRICS
 from qcsbm.schema.samplers import sampler_label
 
 # Asymmetry that is smaller than this fraction of the largest is rounding: the model has none.
@@ -51,7 +51,7 @@ def asymmetry(levels: pd.DataFrame, methods: dict[str, str], controls: dict[str,
     for panel, name in zip(axes[0], ("asym", "nasym"), strict=False):
         for method in drawn:
             _band(panel, by_seed(levels, method, "t", name), method, marker=style.marker(method))
-        panel.set(yscale="log", title=HEADINGS[name].split()[0])
+        panel.set(yscale="log", title=METRICS[name].heading)
     for method in drawn:
         if method in controls:
             ratio = _paired(levels, method, controls[method], "t", "nasym", np.divide)
@@ -121,8 +121,8 @@ def learning_curves(
 
 def metric_values(metrics: pd.DataFrame) -> pd.DataFrame:
     """The metrics that tables show: method, seed, metric, sampler ("" where none), value."""
-    chosen = metrics[metrics["metric"].isin(HEADINGS)].copy()
-    quality = chosen["metric"].isin(QUALITY_METRICS)
+    chosen = metrics[metrics["metric"].isin([*OF_MODELS, *OF_SAMPLES])].copy()
+    quality = chosen["metric"].isin(OF_SAMPLES)
     chosen["sampler"] = chosen["sampler"].where(quality, "") if "sampler" in chosen else ""
     return chosen[["method", "seed", "metric", "sampler", "value"]].reset_index(drop=True)
 
@@ -133,7 +133,7 @@ def metrics_by_seed(metrics: pd.DataFrame, methods: dict[str, str]) -> Figure:
     A line joins the values of one seed, which saw the same data and noise with every method.
     """
     values = metric_values(metrics)
-    order = list(HEADINGS)
+    order = [*OF_MODELS, *OF_SAMPLES]
     panels = sorted(
         {(row.sampler, order.index(row.metric)) for row in values.itertuples()},
     )
@@ -147,7 +147,7 @@ def metrics_by_seed(metrics: pd.DataFrame, methods: dict[str, str]) -> Figure:
         by_seed = by_seed.reindex(columns=list(methods))
         _metric(panel, by_seed)
         suffix = f", {sampler_label(sampler)}" if len(samplers) > 1 and sampler else ""
-        panel.set_title(HEADINGS[order[index]] + suffix)
+        panel.set_title(METRICS[order[index]].column + suffix)
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
     _legend(figure, methods, linestyle="")
@@ -174,7 +174,7 @@ def quality_against_compute(
 ) -> Figure:
     """Fréchet distances and NLL against the seconds of training, `frames.compute`, of every run."""
     values = metric_values(metrics)
-    values = values[values["metric"].isin(["nll", "fd", "fid"])].merge(
+    values = values[values["metric"].isin(["nll", *names("fd")])].merge(
         seconds, on=["method", "seed"], validate="many_to_one"
     )
     if values.empty:
@@ -188,7 +188,7 @@ def quality_against_compute(
             panel.plot(points["seconds"], points["value"], **dots)
         clock = " and ".join(sorted(chosen["clock"].unique()))
         suffix = f", {sampler_label(sampler)}" if sampler else ""
-        panel.set(xlabel=f"{clock} seconds of training", title=HEADINGS[metric] + suffix)
+        panel.set(xlabel=f"{clock} seconds of training", title=METRICS[metric].column + suffix)
         panel.set_xlim(left=0)
     _legend(figure, methods, linestyle="")
     return figure
