@@ -429,6 +429,24 @@ def frechet_distance(fake, mean, covariance):
     return ((fake.mean(0) - mean) ** 2).sum() + np.trace(own) + np.trace(covariance) - 2 * cross
 
 
+def kernel_distance(fake, real):
+    """The distance and its error, from all pairs of pairs of samples."""
+
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    n, others = len(fake), ~np.eye(len(real), dtype=bool)
+    to_real = kernel(fake, real).mean(1)
+    h = kernel(fake, fake) - to_real[:, None] - to_real + kernel(real, real)[others].mean()
+    i, j, k, m = np.indices((n,) * 4).reshape(4, -1)
+    pairs = (i != j) & (k != m)
+    shared = (i == k).astype(int) + (i == m) + (j == k) + (j == m)
+    none, one, both = (np.mean((h[i, j] * h[k, m])[pairs & (shared == s)]) for s in range(3))
+    first, second = max(one - none, 0), max(both - none, 0)
+    error = np.sqrt((4 * (n - 2) * first + 2 * second) / (n * (n - 1)))
+    return h[~np.eye(n, dtype=bool)].mean(), error, n
+
+
 def class_score(logits):
     """exp of the mean divergence of each sample's classes from all samples' classes."""
     p = softmax(logits, axis=1)

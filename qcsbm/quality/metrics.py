@@ -55,6 +55,8 @@ _TABLE = (
     Metric("fd", "FD", "lower", "features", "fid", ratio=True, bias=_LARGE, unbiased="fd_infinity"),
     Metric("fid_infinity", "", "lower", "inception"),
     Metric("fd_infinity", "", "lower", "features", "fid_infinity"),
+    Metric("kid", "KID", "lower", "inception"),
+    Metric("kd", "KD", "lower", "features", "kid"),
     Metric("is", "IS", "higher", "inception", bias=_SMALL),
     Metric("cs", "CS", "higher", "features", "is", bias=_SMALL),
     Metric("precision", "Prec.", "higher", "features"),

@@ -8,10 +8,10 @@ from qcsbm.schema.base import Closed, Count, Positive, Several, Weights, Whole
 
 
 class Quality(Closed):
-    """Fréchet distance, class score, precision and recall of ``samples`` generated images.
+    """How ``samples`` generated images are compared with real ones, by features of ``extractor``.
 
-    They are compared with the split ``reference``; the Fréchet distance, where ``statistics`` names
-    an .npz of published statistics (``mu`` and ``sigma``, or ``pool_3``), with those.
+    These are the split ``reference``; for the Fréchet distance, where ``statistics`` names an .npz
+    of published statistics (``mu`` and ``sigma``, or ``pool_3``), those.
     """
 
     samples: Annotated[Whole, Field(ge=4)]

@@ -1,4 +1,4 @@
-"""Compare samples with reference images: Fréchet distance, class score, precision and recall."""
+"""Compare samples with reference images, by their features and class logits."""
 
 import argparse
 import math
@@ -10,6 +10,7 @@ from qcsbm.quality import reference_statistics
 from qcsbm.quality.feature_file import Features, read
 from qcsbm.quality.frechet import FeatureStatistics, feature_statistics, frechet_estimate
 from qcsbm.quality.inception_score import inception_score
+from qcsbm.quality.kernel_distance import kernel_distance
 from qcsbm.quality.metrics import METRICS, named
 from qcsbm.quality.prdc import precision_recall
 from qcsbm.runtime.errors import BadInput
@@ -72,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         measured = {
             "fd": (frechet.distance, frechet.stderr),
             "fd_infinity": (frechet.infinity, frechet.infinity_stderr),
+            "kd": kernel_distance(samples.features, reference.features),
             "cs": inception_score(samples.logits),
             "precision": (pr.precision, pr.precision_stderr),
             "recall": (pr.recall, pr.recall_stderr),

@@ -13,6 +13,7 @@ from qcsbm.experiment import config, specification
 from qcsbm.quality import feature_file
 from qcsbm.quality.frechet import feature_statistics, frechet_distance, frechet_estimate
 from qcsbm.quality.inception_score import inception_score
+from qcsbm.quality.kernel_distance import kernel_distance
 from qcsbm.quality.prdc import precision_recall
 from qcsbm.runtime import provenance
 from qcsbm.runtime.files import sha256
@@ -54,6 +55,7 @@ def test_all_metrics_are_those_of_the_features_with_their_errors(features, tmp_p
     expected = {
         "fid": (frechet.distance, frechet.stderr),
         "fid_infinity": (frechet.infinity, frechet.infinity_stderr),
+        "kid": kernel_distance(samples, real),
         "is": inception_score(samples[:, :3]),
         "precision": (pr.precision, pr.precision_stderr),
         "recall": (pr.recall, pr.recall_stderr),

@@ -251,6 +251,7 @@ def test_quality_compares_samples_with_the_reference(tmp_path):
     fake, real = features["fake"], features["real"]
     distance = plain.frechet_distance(fake, real.mean(0), np.cov(real.T))
     assert found["fd"][0] == pytest.approx(distance, rel=1e-5) and found["fd"][2] == 30
+    assert found["kd"] == pytest.approx(plain.kernel_distance(fake, real), rel=1e-5)
     assert found["cs"] == pytest.approx(plain.class_score(logits["fake"]), rel=1e-5)
     precision, recall = plain.precision_recall(real, fake, 2)
     assert len({precision, recall, *plain.precision_recall(real, fake, 3)}) == 4

@@ -123,6 +123,7 @@ def expected(results, cells, data):
                 found[method, seed, sampler] = {
                     "nfe": plain.mean(nfe[:n]),
                     "fd": (distance, None, n),
+                    "kd": plain.kernel_distance(fake, real),
                     "cs": plain.class_score(logits),
                     "precision": (precision, (precision * (1 - precision) / n) ** 0.5, n),
                     "recall": (recall, None, n),
