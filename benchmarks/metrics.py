@@ -1,13 +1,13 @@
-"""Time and memory of Fréchet distance, precision and recall, against pytorch-fid and prdc.
+"""Time and memory of the metrics of sample quality, against pytorch-fid and prdc.
 
     python benchmarks/metrics.py [--features 10240] [--pairs 5000] [--repetitions 3]
 
 Features have 2 048 dimensions and a spectrum that falls over six decades. Times are taken in turn,
 with one BLAS thread, as in a job of the workflow (prdc starts eight threads of its own). Peak
 memory, without the features, is that of a process of its own each: of all 50 000 features for the
-estimate of the distance, with its error and extrapolation; for precision and recall that of
-50 000 × 50 000 is extrapolated from two smaller sizes, the larger twice the smaller, growing with N
-here and with N² in prdc. Linux only.
+estimate of the Fréchet distance, with its error and extrapolation; for kernel distance, precision,
+recall, density and coverage that of 50 000 × 50 000 is extrapolated from two smaller sizes, the
+larger twice the smaller, growing with N here and with N² in prdc. Linux only.
 
 The last line is a JSON object; times are medians in seconds, memory is in MB.
 """
@@ -15,6 +15,7 @@ The last line is a JSON object; times are medians in seconds, memory is in MB.
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -38,7 +39,8 @@ from qcsbm.quality.frechet import (
     frechet_distance,
     frechet_estimate,
 )
-from qcsbm.quality.prdc import precision_recall
+from qcsbm.quality.kernel_distance import kernel_distance
+from qcsbm.quality.prdc import prdc
 
 D = 2048
 N = 50_000
@@ -64,15 +66,14 @@ def peer_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         return calculate_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
-def peer_precision_recall(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
+def peer_prdc(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         result = compute_prdc(real, fake, K)
-    return float(result["precision"]), float(result["recall"])
+    return {name: float(value) for name, value in result.items()}
 
 
-def our_precision_recall(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
-    result = precision_recall(real, fake, K)
-    return result.precision, result.recall
+def our_prdc(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
+    return {name: value for name, (value, _) in prdc(real, fake, K)._asdict().items()}
 
 
 def in_turn(functions: dict, repetitions: int) -> tuple[dict, dict, dict]:
@@ -145,8 +146,9 @@ def main() -> None:
 
     measured = {
         # Here it grows with N once there are several blocks.
-        "ours": Peaks.measure(our_precision_recall, 2 * n, power=1),
-        "prdc": Peaks.measure(peer_precision_recall, n, power=2),
+        "precision … coverage": Peaks.measure(our_prdc, 2 * n, power=1),
+        "prdc": Peaks.measure(peer_prdc, n, power=2),
+        "kernel distance": Peaks.measure(kernel_distance, 2 * n, power=1),
     }
     estimate_peak = alone(peak_of_estimate, N)
     with threadpool_limits(1):
@@ -164,17 +166,19 @@ def main() -> None:
         real, fake = features(3, n), features(4, n)
         pairs_wall, pairs_cpu, shares = in_turn(
             {
-                "precision, recall": lambda: our_precision_recall(real, fake),
-                "prdc": lambda: peer_precision_recall(real, fake),
+                "precision … coverage": lambda: our_prdc(real, fake),
+                "prdc": lambda: peer_prdc(real, fake),
+                "kernel distance": lambda: kernel_distance(fake, real),
             },
             arguments.repetitions,
         )
     relative = abs(value["distance"] / value["pytorch-fid"] - 1)
     print(f"Fréchet distance of {arguments.features} features: {value['distance']:.6g}, relative")
-    print(f"difference {relative:.1e}; precision and recall of {n}: {shares}")
-    print(f"{'':>18} {'wall s':>8} {'CPU s':>8}")
+    ours, theirs = shares["precision … coverage"], shares["prdc"]
+    print(f"difference {relative:.1e}; of {n} features of each kind: {ours} and {theirs}")
+    print(f"{'':>22} {'wall s':>8} {'CPU s':>8}")
     for name, seconds in (wall | pairs_wall).items():
-        print(f"{name:>18} {seconds:8.2f} {(cpu | pairs_cpu)[name]:8.2f}")
+        print(f"{name:>22} {seconds:8.2f} {(cpu | pairs_cpu)[name]:8.2f}")
     print(f"peak memory, MB: estimate from {N} features {estimate_peak:.0f}")
     for name, peaks in measured.items():
         print(
@@ -188,11 +192,13 @@ def main() -> None:
         "relative_difference": relative,
         "statistics_s": wall["statistics"],
         "estimate_s": wall["estimate"],
-        "pair_us": 1e6 * pairs_wall["precision, recall"] / n**2,
+        "pair_us": 1e6 * pairs_wall["precision … coverage"] / n**2,
         "prdc_pair_us": 1e6 * pairs_wall["prdc"] / n**2,
-        "same_shares": shares["precision, recall"] == shares["prdc"],
+        "kernel_pair_us": 1e6 * pairs_wall["kernel distance"] / n**2,
+        "same_shares": all(math.isclose(ours[name], theirs[name]) for name in ours),
         "estimate_peak_mb": estimate_peak,
-        "peak_mb": measured["ours"].extrapolated,
+        "peak_mb": measured["precision … coverage"].extrapolated,
+        "kernel_peak_mb": measured["kernel distance"].extrapolated,
         "prdc_peak_mb": measured["prdc"].extrapolated,
         "machine": platform.processor() or platform.machine(),
         **{name: version(name) for name in ("numpy", "scipy", "pytorch-fid", "prdc")},

@@ -45,6 +45,12 @@ def mean(values):
     return values.mean(), spread / np.sqrt(n), n
 
 
+def mean_of_shares(found):
+    """The share of what was ``found``, and its binomial error."""
+    share, n = np.mean(found), len(found)
+    return share, np.sqrt(share * (1 - share) / n), n
+
+
 # Data
 
 
@@ -454,14 +460,21 @@ def class_score(logits):
     return np.exp(value), np.exp(value) * error, n
 
 
-def precision_recall(real, fake, k):
+def prdc(real, fake, k):
+    """Precision and its error, recall, density and its error, coverage."""
+
     def radii(a):
         return np.sort(cdist(a, a), axis=1)[:, k]  # the 0-th is itself
 
     between = cdist(real, fake)
-    precision = (between < radii(real)[:, None]).any(0).mean()
+    inside = between < radii(real)[:, None]
     recall = (between < radii(fake)[None]).any(1).mean()
-    return precision, recall
+    return {
+        "precision": mean_of_shares(inside.any(0)),
+        "recall": (recall, None, len(fake)),
+        "density": mean(inside.sum(0) / k),
+        "coverage": (inside.any(1).mean(), None, len(fake)),
+    }
 
 
 # Training

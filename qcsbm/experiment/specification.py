@@ -25,7 +25,7 @@ VERSIONS = {
     "import_checkpoint": 2,
     "sample": 3,
     "features": 3,
-    "quality": 6,
+    "quality": 7,
     "likelihood": 2,
     "asymmetry": 2,
     "gather_records": 1,

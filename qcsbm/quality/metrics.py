@@ -41,6 +41,10 @@ class Metric:
 
 _LARGE = "too large on average"
 _SMALL = "too small on average, by much if there are many classes"
+_BELOW_1 = (
+    "below 1 even where distributions are equal: then it is 1 − (1 + M/N)⁻ᵏ on average, with M "
+    "samples, N real images and k neighbours"
+)
 _TABLE = (
     Metric("accuracy", "", "higher", "labels"),
     Metric("score_error", "Score error", "lower", "density"),
@@ -61,6 +65,8 @@ _TABLE = (
     Metric("cs", "CS", "higher", "features", "is", bias=_SMALL),
     Metric("precision", "Prec.", "higher", "features"),
     Metric("recall", "Rec.", "higher", "features"),
+    Metric("density", "Density", "higher", "features"),
+    Metric("coverage", "Coverage", "higher", "features", bias=_BELOW_1),
 )
 METRICS = {metric.name: metric for metric in _TABLE}
 

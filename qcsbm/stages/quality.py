@@ -12,7 +12,7 @@ from qcsbm.quality.frechet import FeatureStatistics, feature_statistics, frechet
 from qcsbm.quality.inception_score import inception_score
 from qcsbm.quality.kernel_distance import kernel_distance
 from qcsbm.quality.metrics import METRICS, named
-from qcsbm.quality.prdc import precision_recall
+from qcsbm.quality.prdc import prdc
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import sha256
 from qcsbm.runtime.provenance import recorded
@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
             record.protocol["extractor_accuracy"] = samples.extractor_accuracy
         record.protocol["samples_sha256"] = samples.images_sha256
         record.protocol["reference_sha256"] = reference.images_sha256
+        record.protocol["reference_n"] = len(reference.features)
         if arguments.statistics:
             real, n_real = _published(arguments.statistics, samples)
             record.protocol["statistics_sha256"] = sha256(arguments.statistics)
@@ -69,14 +70,12 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             real = feature_statistics(reference.features)
         frechet = frechet_estimate(samples.features, real)
-        pr = precision_recall(reference.features, samples.features, k=protocol.neighbours)
         measured = {
             "fd": (frechet.distance, frechet.stderr),
             "fd_infinity": (frechet.infinity, frechet.infinity_stderr),
             "kd": kernel_distance(samples.features, reference.features),
             "cs": inception_score(samples.logits),
-            "precision": (pr.precision, pr.precision_stderr),
-            "recall": (pr.recall, pr.recall_stderr),
+            **prdc(reference.features, samples.features, protocol.neighbours)._asdict(),
         }
         for metric, (value, stderr) in measured.items():
             name = named(metric, protocol.extractor)

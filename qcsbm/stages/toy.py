@@ -14,7 +14,7 @@ import torch
 
 from qcsbm.motivation import toy
 from qcsbm.quality.metrics import METRICS
-from qcsbm.quality.prdc import precision_recall
+from qcsbm.quality.prdc import prdc
 from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
 
         samples = toy.sample(model, density, TEST, seed).numpy()
         real = toy.DATASETS[dataset](TEST, generator(seed, "toy", "reference")).numpy()
-        shares = precision_recall(real, samples)
-        record.metric("precision", shares.precision, shares.precision_stderr, TEST, "1")
-        record.metric("recall", shares.recall, shares.recall_stderr, TEST, "1")
+        shares = prdc(real, samples)
+        for name, (value, stderr) in (("precision", shares.precision), ("recall", shares.recall)):
+            record.metric(name, value, stderr, TEST, METRICS[name].unit)
 
         field = toy.vector_field(model, FIELD_TIME)
         write_arrays(

@@ -8,9 +8,30 @@ from qcsbm.quality.extractors import EXTRACTORS
 from qcsbm.quality.metrics import METRICS, OF_MODELS, OF_SAMPLES, named, names
 
 
-def test_columns_of_both_tables_are_those_of_the_paper_and_what_stands_beside_them():
-    assert OF_MODELS == ["nll", "asym", "nasym"]
-    assert OF_SAMPLES == ["nfe", "fid", "fd", "kid", "kd", "is", "cs", "precision", "recall"]
+def test_columns_of_both_tables_have_their_headings_units_and_directions():
+    def columns(metrics):
+        return {name: (METRICS[name].column, METRICS[name].unit) for name in metrics}
+
+    of_models = {
+        "nll": ("NLL (bits/dim) ↓", "bits/dim"),
+        "asym": ("Asym ↓", "1"),
+        "nasym": ("NAsym ↓", "1"),
+    }
+    of_samples = {
+        "nfe": ("NFE ↓", "evaluations"),
+        "fid": ("FID ↓", "1"),
+        "fd": ("FD ↓", "1"),
+        "kid": ("KID ↓", "1"),
+        "kd": ("KD ↓", "1"),
+        "is": ("IS ↑", "1"),
+        "cs": ("CS ↑", "1"),
+        "precision": ("Prec. ↑", "1"),
+        "recall": ("Rec. ↑", "1"),
+        "density": ("Density ↑", "1"),
+        "coverage": ("Coverage ↑", "1"),
+    }
+    assert list(columns(OF_MODELS).items()) == list(of_models.items())
+    assert list(columns(OF_SAMPLES).items()) == list(of_samples.items())
 
 
 def test_only_inception_gives_fid_kid_and_is():

@@ -14,7 +14,7 @@ from qcsbm.quality import feature_file
 from qcsbm.quality.frechet import feature_statistics, frechet_distance, frechet_estimate
 from qcsbm.quality.inception_score import inception_score
 from qcsbm.quality.kernel_distance import kernel_distance
-from qcsbm.quality.prdc import precision_recall
+from qcsbm.quality.prdc import prdc
 from qcsbm.runtime import provenance
 from qcsbm.runtime.files import sha256
 
@@ -51,18 +51,17 @@ def test_all_metrics_are_those_of_the_features_with_their_errors(features, tmp_p
     found = metrics(tmp_path)
     samples, real = features["samples"], features["real"]
     frechet = frechet_estimate(samples, feature_statistics(real))
-    pr = precision_recall(real, samples, k=3)
     expected = {
         "fid": (frechet.distance, frechet.stderr),
         "fid_infinity": (frechet.infinity, frechet.infinity_stderr),
         "kid": kernel_distance(samples, real),
         "is": inception_score(samples[:, :3]),
-        "precision": (pr.precision, pr.precision_stderr),
-        "recall": (pr.recall, pr.recall_stderr),
+        **prdc(real, samples, k=3)._asdict(),
     }
     assert {name: (m["value"], m["stderr"]) for name, m in found.items()} == expected
     # Errors are those over the draw of the samples.
     assert {m["n"] for m in found.values()} == {40}
+    assert {m["unit"] for m in found.values()} == {"1"}
 
 
 SCRIPT = """

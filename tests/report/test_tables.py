@@ -669,7 +669,13 @@ def test_note_says_what_keeps_the_papers_numbers_away(records):
 def test_notes_say_how_biased_distances_and_scores_are(spec):
     spec |= {"sampler": "pc", "methods": {"digits": [["u", "U-Net"], ["c", "C"]]}}
     records = [
-        record("quality", method, seed, {"fd": fd, "fd_infinity": infinity, "cs": 7}, sampler=name)
+        record(
+            "quality",
+            method,
+            seed,
+            {"fd": fd, "fd_infinity": infinity, "kd": 3, "cs": 7, "coverage": 0.5},
+            sampler=name,
+        )
         for name, shift in (("pc", 0.0), ("ode", 100.0))
         for method, seed, fd, infinity in (
             ("u", 0, 40.0 + shift, 34.0),
@@ -678,10 +684,13 @@ def test_notes_say_how_biased_distances_and_scores_are(spec):
         )
     ]
     (block,) = build(tidy(records), specified(spec), {})
-    assert block.metrics == ["fd", "cs"]
+    assert block.metrics == ["fd", "kd", "cs", "coverage"]
     size = ", by an estimated 7 (U-Net), 8.50 (C)"
     rest = "; `fd_infinity` in `metrics.csv` is without this bias, and noisier."
     assert f"FD of 8 samples is too large on average{size}{rest}" in block.notes
     assert any(note.startswith("CS of 8 samples is too small on average") for note in block.notes)
+    below = "Coverage of 8 samples is below 1 even where distributions are equal"
+    assert any(note.startswith(below) for note in block.notes)
+    assert not any("KD" in note for note in block.notes)
     likelihoods = build(tidy(records), specified({**spec, "sampler": None}), {})[0].notes
     assert not any("on average" in note for note in likelihoods)

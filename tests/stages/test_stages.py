@@ -253,11 +253,12 @@ def test_quality_compares_samples_with_the_reference(tmp_path):
     assert found["fd"][0] == pytest.approx(distance, rel=1e-5) and found["fd"][2] == 30
     assert found["kd"] == pytest.approx(plain.kernel_distance(fake, real), rel=1e-5)
     assert found["cs"] == pytest.approx(plain.class_score(logits["fake"]), rel=1e-5)
-    precision, recall = plain.precision_recall(real, fake, 2)
-    assert len({precision, recall, *plain.precision_recall(real, fake, 3)}) == 4
-    error = (precision * (1 - precision) / 30) ** 0.5
-    assert found["precision"] == pytest.approx((precision, error, 30))
-    assert found["recall"][0] == pytest.approx(recall) and found["recall"][2] == 30
+    expected, other = plain.prdc(real, fake, 2), plain.prdc(real, fake, 3)
+    for name, (value, error, n) in expected.items():
+        assert value != other[name][0]
+        error = error or found[name][1]
+        assert found[name] == pytest.approx((value, error, n)), name
+    assert record["protocol"]["reference_n"] == 50
     assert record["protocol"]["samples_sha256"] == "fake"
     assert record["protocol"]["reference_sha256"] == "real"
 
