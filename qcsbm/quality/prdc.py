@@ -139,7 +139,8 @@ def _mark(found: np.ndarray, squared: np.ndarray, radii: np.ndarray, half: np.nd
     ``squared`` (N, M) are distances, ``radii`` (halvings, N or 1, M or 1) those that count as
     reached, and ``half`` (halvings, M) is that of the generated samples.
     """
-    i, j = np.nonzero((squared < radii.max(0)) & ~found.all((0, 1))[:, None])
+    pending = np.invert(found.all((0, 1)))
+    i, j = np.nonzero((squared < radii.max(0)) & pending[:, None])
     distances = squared[i, j]
     for reached, radius, labels in zip(found, radii, half, strict=True):
         near = distances < np.broadcast_to(radius, squared.shape)[i, j]

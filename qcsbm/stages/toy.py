@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
         samples = toy.sample(model, density, TEST, seed).numpy()
         real = toy.DATASETS[dataset](TEST, generator(seed, "toy", "reference")).numpy()
         shares = prdc(real, samples)
-        for name, (value, stderr) in (("precision", shares.precision), ("recall", shares.recall)):
-            record.metric(name, value, stderr, TEST, METRICS[name].unit)
+        for name, share in (("precision", shares.precision), ("recall", shares.recall)):
+            record.metric(name, share.value, share.stderr, TEST, METRICS[name].unit)
 
         field = toy.vector_field(model, FIELD_TIME)
         write_arrays(
