@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from qcsbm.runtime import failure, outside, own_code, source_code
 from qcsbm.runtime.errors import BadInput, Diverged
+from qcsbm.stages.arguments import read_spec
 
 TOOLS = {
     "status": "show what is done, running, failed, interrupted, stale and missing",
@@ -78,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     if module is None:
         parser.error(f"found {argv[0]!r} before the command, expected nothing there")
     try:
+        read_spec(arguments)
         return _run(module, arguments)
     except (BadInput, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         _say(arguments.stage, error)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from scipy.integrate import RK45
 from scipy.linalg import LinAlgWarning, sqrtm
+from scipy.optimize import brentq
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
@@ -362,37 +363,52 @@ def _flow_backwards(score, protocol, draws):
     return np.concatenate(images), nfe
 
 
+def _relative(score):
+    """The score of y = x / mean with noise of σ = std / mean, and the σ of a time."""
+
+    def level(t):
+        mean, std = score.sde.kernel(t)
+        return std / mean
+
+    def at(y, sigma):
+        t = brentq(lambda t: level(t) - sigma, 0, 1 + 1e-9, xtol=1e-16, rtol=1e-15)
+        mean, _ = score.sde.kernel(t)
+        return mean * score.value(mean * y, t)
+
+    return at, level
+
+
 def _heun(score, protocol, draws):
     n, size = protocol.steps, protocol.batch_size
-    x = score.sigma(1) * torch.randn((size, *SHAPE), generator=draws).double()
-    first, last = (float(score.sigma(t)) ** (1 / protocol.rho) for t in (1, EPSILON))
-    levels = np.linspace(first, last, n) ** protocol.rho
+    s, level = _relative(score)
+    y = score.sde.prior / score.sde.kernel(1)[0]
+    y = y * torch.randn((size, *SHAPE), generator=draws).double()
+    levels = np.linspace(*(level(t) ** (1 / protocol.rho) for t in (1, EPSILON)), n) ** protocol.rho
 
-    def slope(x, sigma):
-        t = np.log(sigma / score.sigma(0)) / np.log(score.sigma(1) / score.sigma(0))
-        return -sigma * score.value(x, float(t))
+    def slope(y, sigma):
+        return -sigma * s(y, sigma)
 
     for here, there in pairwise(levels):
-        euler = x + (there - here) * slope(x, here)
-        x = x + (there - here) * (slope(x, here) + slope(euler, there)) / 2
-    return (x - last**protocol.rho * slope(x, last**protocol.rho)).numpy(), np.full(size, 2 * n - 1)
+        euler = y + (there - here) * slope(y, here)
+        y = y + (there - here) * (slope(y, here) + slope(euler, there)) / 2
+    return (y - levels[-1] * slope(y, levels[-1])).numpy(), np.full(size, 2 * n - 1)
 
 
 def _langevin(score, protocol, draws):
     def noise():
         return torch.randn((protocol.batch_size, *SHAPE), generator=draws).double()
 
-    x = score.sigma(1) * noise()
-    times = np.linspace(1, EPSILON, protocol.noise_levels)
+    s, level = _relative(score)
+    y = score.sde.prior / score.sde.kernel(1)[0] * noise()
+    levels = np.geomspace(level(1), level(EPSILON), protocol.noise_levels)
     # A single level is the smallest.
-    for t in times[-1:] if len(times) == 1 else times:
-        variance = score.sigma(float(t)) ** 2
+    for sigma in [level(EPSILON)] if len(levels) == 1 else levels:
+        step = protocol.step_size * sigma**2
         for _ in range(protocol.steps_per_level):
-            step = protocol.step_size * variance
-            x = x + step * score.value(x, float(t)) + (2 * step) ** 0.5 * noise()
-    x = x + variance * score.value(x, EPSILON)
+            y = y + step * s(y, sigma) + (2 * step) ** 0.5 * noise()
+    y = y + sigma**2 * s(y, sigma)
     calls = protocol.noise_levels * protocol.steps_per_level + 1
-    return x.numpy(), np.full(protocol.batch_size, calls)
+    return y.numpy(), np.full(protocol.batch_size, calls)
 
 
 # Sample quality

@@ -2,28 +2,36 @@
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from qcsbm.schema.base import ConfigError
 from qcsbm.schema.reading import sentence
 from qcsbm.schema.specifications import Specification
 
 
-def specification(model: type[Specification], text: str) -> Specification:
-    """The specification of a stage, as it stands in a job's command line."""
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
+def read_spec(arguments: argparse.Namespace) -> None:
+    """Make the text ``arguments.spec`` the specification that its stage is told.
+
+    Raises:
+        ConfigError: it is none of that stage.
+    """
+    model = getattr(arguments, "specification", None)
+    if model is not None:
         try:
-            document = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as reason:
-            raise argparse.ArgumentTypeError(
-                f"found no JSON ({reason}), expected an object"
-            ) from None
-        problem = sentence(model, error, "specification", [("", document)])
-        raise argparse.ArgumentTypeError(problem) from None
+            arguments.spec = model.model_validate_json(arguments.spec)
+        except ValidationError as error:
+            layers = [("", json.loads(arguments.spec))]
+            raise ConfigError(sentence(model, error, "specification", layers)) from None
+
+
+def _json(text: str) -> str:
+    try:
+        json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"found no JSON ({error}), expected an object") from None
+    return text
 
 
 def existing(text: str) -> Path:
@@ -35,13 +43,11 @@ def existing(text: str) -> Path:
 
 
 def add_spec(parser: argparse.ArgumentParser, model: type[Specification]) -> None:
-    """What the stage is told: ``arguments.spec`` is a ``model``."""
+    """What the stage is told, JSON that `read_spec` makes a ``model`` of."""
     parser.add_argument(
-        "--spec",
-        type=partial(specification, model),
-        required=True,
-        help="specification of the stage, as JSON",
+        "--spec", type=_json, required=True, help="specification of the stage, as JSON"
     )
+    parser.set_defaults(specification=model)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -864,7 +864,7 @@ ARGUMENTS = {
     ),
     "specification that is a list": (
         ["prepare", "--spec", "[]", "--out", "x"],
-        "argument --spec: specification: found [], expected: input should be an object",
+        "specification: found [], expected: input should be an object",
     ),
     "nested specification": (
         ["prepare", "--spec", DEEP.decode(), "--out", "x"],

@@ -612,7 +612,7 @@ def test_a_model_of_another_sde_differs_by_its_type_alone():
     experiment = paper([("defaults.sde", {"type": "vp", "beta_min": 0.1, "beta_max": 20.0})])
     for method in EVERY3:
         row = paper_rows.counterpart(experiment, "cifar10", method, "pc")
-        assert row["differences"] == ["sde.type is vp, not ve"]
+        assert row.differences == ["sde.type is vp, not ve"]
 
 
 def test_qc_with_the_batch_of_the_other_table_is_that_of_neither():
@@ -646,7 +646,7 @@ def test_another_network_is_one_difference(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("class Net:\n    pass\n")
     row = {"label": "", "parameterisation": "score", "network": {"type": "mine:Net", "nf": 1}}
     experiment = paper([("methods.other", row)])
-    found = paper_rows.counterpart(experiment, "cifar10", "other", "pc")["differences"]
+    found = paper_rows.counterpart(experiment, "cifar10", "other", "pc").differences
     assert found == ["network.type is mine:Net, not ncsnpp"]
 
 
