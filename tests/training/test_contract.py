@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from conftest import ROOT, score_model
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -108,7 +108,7 @@ GOOD = {
 }
 GOOD["the documentation's"] = built(documented())
 GOOD["NCSN++"] = partial(
-    build, SHAPE, "score", False, NCSNPP, {"sigma_min": 0.01, "sigma_max": 50.0}, seed=0
+    build, SHAPE, score_model("score", False, NCSNPP, dict(sigma_min=0.01, sigma_max=50.0)), seed=0
 )
 
 
