@@ -34,16 +34,16 @@ from qcsbm.quality.estimate import Estimate
 from qcsbm.quality.order import by_content
 from qcsbm.runtime.errors import BadInput
 
-# Ways to halve the generated samples. With a quarter as many, the estimated variance would vary one
-# and a half times as much from draw to draw.
+# Ways to halve the samples. With a quarter as many, the estimated variance would vary one and a
+# half times as much from draw to draw.
 HALVINGS = 100
 
 
 class PRDC(NamedTuple):
     """All four, with their standard errors over the draw of the generated samples.
 
-    The real ones are held fixed: with others, too, the errors would be larger. Recall has none for
-    fewer than 2 (k + 1) generated samples, coverage for fewer of either kind.
+    The real samples are held fixed; if they were drawn too, the errors would be larger. Recall has
+    no error for fewer than 2 (k + 1) generated samples, coverage for fewer of either kind.
     """
 
     precision: Estimate
@@ -112,7 +112,7 @@ class _Balls:
         for half, radius in zip(self.half, self.radii, strict=True):
             half[order] = draws.permutation(n) % 2
             found = (half[near] == half[:, None]).cumsum(1) >= k
-            # Eight times as many as needed: it is one in 100 000 that fewer than k are there.
+            # Eight times as many as needed: once in 100 000 fewer than k of them are in the half.
             found[:, -1] = True
             radius[:] = squared[np.arange(n), found.argmax(1)]
 

@@ -45,7 +45,10 @@ class VP(SDE):
         return self.integral(t).expm1().sqrt()
 
     def time(self, sigma: Tensor) -> Tensor:
-        integral = sigma.square().log1p()
+        return self.time_of(sigma.square().log1p())
+
+    def time_of(self, integral: Tensor) -> Tensor:
+        """The inverse of B(t)."""
         # The root of B(t) in the form that does not cancel at small B.
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral).sqrt()
         return 2 * integral / (self.beta_min + root)
