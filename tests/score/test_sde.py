@@ -138,11 +138,21 @@ def test_denoising_gives_the_posterior_mean_of_a_gaussian(sde):
     torch.testing.assert_close(sde.denoise(-(x - mean * mu) / variance, x), posterior)
 
 
+def test_denoising_begins_where_there_is_noise():
+    x, s = (torch.randn(2, 3, generator=generator(0, i)).double() for i in range(2))
+    # As in the published protocol of VE, to the last digit.
+    assert torch.equal(VE(0.01, 50.0).denoise(s, x), x + 0.01**2 * s)
+    variance = -math.expm1(-0.1 * 1e-5 - 19.9 * 1e-5**2 / 2)
+    expected = (x + variance * s) / math.sqrt(1 - variance)
+    torch.testing.assert_close(VP(0.1, 20.0).denoise(s, x), expected, rtol=1e-12, atol=0)
+
+
 @every
 def test_prior_log_prob_is_that_of_a_normal_close_to_the_end(sde):
     x = torch.randn(4, 3, dtype=torch.float64)
     expected = torch.distributions.Normal(0.0, sde.prior_std).log_prob(x).sum(1)
     torch.testing.assert_close(sde.prior_log_prob(x), expected)
+    torch.testing.assert_close(sde.prior_log_prob(x[:1]), expected[:1])
     end = torch.ones(1, dtype=torch.float64)
     # What is left of data of order 1 in VP(0.5, 3): exp(-1.75 / 2).
     assert abs(float(sde.std(end)) / sde.prior_std - 1) < math.exp(-1.75) / 2 + 0.02
