@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from qcsbm.sampling.samplers import langevin_step, ode_sample, pc_sample
 
 from qcsbm.runtime.seeding import generator
+from qcsbm.sampling import ode, pc
+from qcsbm.schema.samplers import ODE, PC
 from qcsbm.score.sde import VP, bcast
 
 SDE = VP()
@@ -23,36 +24,27 @@ def score(x, t, sde=SDE):
     return -(x - mean) / variance
 
 
-@pytest.mark.parametrize("denoise", [False, True])
-def test_ode_samples_follow_the_exact_flow(denoise):
+def test_ode_samples_follow_the_exact_flow_and_are_denoised():
     shape = (8, 3, 2, 2)
-    samples = ode_sample(score, SDE, shape, generator(0), 1e-6, 1e-7, denoise)
+    settings = ODE(type="ode", rtol=1e-6, atol=1e-7, batch_size=8)
+    samples = ode.sample(score, SDE, shape, generator(0), settings)
     ends = torch.tensor([1.0, SDE.epsilon], dtype=torch.float64)
     (mean_1, mean_0), (variance_1, variance_0) = moments(ends)
     x_1 = torch.randn(shape, generator=generator(0)).double()
     expected = mean_0 + (x_1 - mean_1) * (variance_0 / variance_1).sqrt()
-    if denoise:  # the posterior mean of the data
-        gain = VARIANCE * SDE.mean(ends[1]) / variance_0
-        expected = CENTRE + gain * (expected - mean_0)
+    # The posterior mean of the data.
+    expected = CENTRE + VARIANCE * SDE.mean(ends[1]) / variance_0 * (expected - mean_0)
     # Local errors of rtol each, over fewer than 100 steps.
     assert torch.allclose(samples.x.double(), expected, rtol=0, atol=1e-4)
 
 
 # The second SDE ends far from its prior, where the corrector has something to do from the start.
 @pytest.mark.parametrize("sde, steps", [(SDE, 10), (SDE, 200), (VP(0.5, 3.0), 3)], ids=str)
-@pytest.mark.parametrize("denoise", [False, True])
-def test_pc_samples_have_the_moments_of_the_discrete_chain(denoise, sde, steps):
-    shape, snr, corrector_steps = (4000, 16), 0.35, 2
-    x = pc_sample(
-        lambda x, t: score(x, t, sde),
-        sde,
-        shape,
-        generator(0),
-        steps,
-        snr,
-        corrector_steps,
-        denoise,
-    ).x.double()
+def test_pc_samples_have_the_moments_of_the_discrete_chain(sde, steps):
+    snr, corrector_steps = 0.35, 2
+    settings = PC(type="pc", steps=steps, snr=snr, corrector_steps=corrector_steps, batch_size=4000)
+    samples = pc.sample(lambda x, t: score(x, t, sde), sde, (4000, 16), generator(0), settings)
+    x = samples.x.double()
     # For a linear score every step maps mean m and variance v linearly. Of a chain of unit data,
     # a² is the share of the signal's power that a step leaves. The corrector's step size is
     # 2 a² snr² ‖z‖² / ‖s‖², and ‖s‖² / ‖z‖² = (v + (m - M)²) / V² under the score of N(M, V).
@@ -68,8 +60,7 @@ def test_pc_samples_have_the_moments_of_the_discrete_chain(denoise, sde, steps):
             m, v = m - pull * (m - centre), v * (1 - pull) ** 2 + 2 * alpha
         noise, pull = 1 - power, (1 - power) / variance
         factor = 2 - math.sqrt(power) - pull
-        last = 0 if denoise and k == 0 else noise
-        m, v = factor * m + pull * centre, v * factor**2 + last
+        m, v = factor * m + pull * centre, v * factor**2 + (noise if k else 0)
     n = x.numel()
     assert abs(x.mean() - m) < 4 * math.sqrt(v / n)
     # The norms that the steps are made from are means over 4000 samples of 16 entries, whose
@@ -81,5 +72,7 @@ def test_pc_samples_have_the_moments_of_the_discrete_chain(denoise, sde, steps):
 
 def test_corrector_steps_are_scaled_by_the_signal_that_is_left():
     x, z = (torch.randn(2, 3, generator=generator(0, i)).double() for i in range(2))
-    whole, half = (langevin_step(lambda x, t: -x, x, None, 0.2, z, c)[1] - x for c in (1.0, 0.5))
-    torch.testing.assert_close(half, whole / 2)
+    steps = [pc.corrector_step(lambda x, t: -x, SDE, x, i, 5, 0.2, z)[1] - x for i in (4, 0)]
+    # The score is the same at both ends of the chain of five steps: a² is almost 1 at the data.
+    left = SDE.mean(torch.linspace(SDE.epsilon, 1, 5, dtype=torch.float64)).square()
+    torch.testing.assert_close(steps[1], steps[0] * left[4] / left[3], rtol=1e-5, atol=0)
