@@ -35,7 +35,7 @@ def digest(spec: Mapping[str, Any]) -> str:
 def require(records: Mapping[Path, Record], expected: Together) -> None:
     """Refuse ``records``, by path, that are not those ``expected``, or that contradict each other.
 
-    Their specifications have to be among the `digest`\ s of ``expected.records``.
+    Their specifications have to be among the digests in ``expected.records``.
 
     Raises:
         BadInput: one is of another specification or seed, one stands there twice, or two were
