@@ -4,6 +4,7 @@ import importlib.util
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,11 @@ def model(qc_step):
 @pytest.fixture(scope="module")
 def workflow():
     return load("workflow")
+
+
+@pytest.fixture(scope="module")
+def samplers():
+    return load("samplers")
 
 
 def batch(n=3):
@@ -94,6 +100,25 @@ def test_every_job_of_the_workflow_is_counted_under_its_kind(workflow, tmp_path)
         "everything else": (5, 15),
     }
     assert kinds["evaluate"]["share"] == 0.5 and kinds["evaluate"]["starts_s"] == 1.0
+
+
+def test_samplers_are_measured_against_the_flow_and_the_known_mixture(samplers, monkeypatch):
+    centres = torch.rand(20, 64, generator=generator(0, "centres"))
+    labels = np.arange(20) % 3
+    chosen = {n: s for n, s in samplers.samplers(64).items() if n[:3] in ("ode", "heu")}
+    monkeypatch.setattr(samplers, "samplers", lambda batch: chosen)
+    found = samplers.measure(
+        samplers.mixture(centres), *samplers.of_mixture(centres, labels), n=64, sets=4
+    )
+    assert [found[f"heun {steps}"]["calls"] for steps in (9, 18, 36)] == [17, 35, 71]
+    exact = found[samplers.EXACT]
+    assert exact["apart"] == exact["excess"] == 0 and found[samplers.USUAL]["ratio"] == 1
+    assert exact["calls"] > found[samplers.USUAL]["calls"] > found["ode 1e-3"]["calls"]
+    # 256 samples in 64 dimensions; χ² of three classes, which the prior's error shifts a little.
+    assert abs(exact["spread"] - 1) < 4 * (2 / (256 * 64)) ** 0.5
+    assert exact["weights"] < 20
+    assert found["heun 9"]["apart"] > found["heun 36"]["apart"] > 0
+    assert found["heun 9"]["spread"] > found["heun 18"]["spread"] > found["heun 36"]["spread"]
 
 
 @pytest.mark.slow

@@ -4,11 +4,12 @@ A score is a function of x (B, ...) and t (B,), shaped like x. Every module of a
 function ``sample``, which takes one, the SDE, the shape (B, ...) of a batch, a generator and the
 settings of its type (`qcsbm.schema.samplers`).
 
-With m(t) and s(t) the coefficients of the perturbation kernel, y = x / m(t) is the data with noise
-of level σ = s / m added: in y every SDE is variance-exploding, with the score and the flow
+With m and std the coefficients of the perturbation kernel, y = x / m(t) is the data with noise of
+level σ = std / m added: in y every SDE is variance-exploding. With s the score of x, that of y and
+the probability flow are
 
-.. math:: \nabla_y \log p(y; \sigma) = m \, s(m y, t(\sigma)), \qquad
-   \frac{dy}{d\sigma} = -\sigma \nabla_y \log p(y; \sigma).
+.. math:: \nabla \log p(y; \sigma) = m(t) \, s(m(t) y, t), \qquad
+   \frac{dy}{d\sigma} = -\sigma \nabla \log p(y; \sigma).
 
 References:
     Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), Eq. 4

@@ -26,7 +26,8 @@ def sample(
 ) -> Samples:
     """A batch of ``shape`` (B, ...) by the probability flow ODE, then denoised.
 
-    The NFE is that of the ODE; the call that denoises is in ``network_calls`` only.
+    Under the VE SDE the last predictor step denoises, as in the paper's protocol. That one call is
+    in ``network_calls`` and not in ``nfe``.
 
     Raises:
         Diverged: a sample is not finite; or see `qcsbm.sampling.solver.integrate`.

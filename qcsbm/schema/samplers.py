@@ -7,14 +7,14 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from qcsbm.schema.base import Closed, Count, Positive, Several, Whole
+from qcsbm.schema.base import Closed, Count, Positive, Whole
 
 
 class PC(Closed):
     """Predictor–corrector: reverse diffusion, with Langevin steps of signal-to-noise ``snr``."""
 
     type: Literal["pc"]
-    steps: Several
+    steps: Annotated[Whole, Field(ge=2)]
     snr: Positive
     corrector_steps: Annotated[Whole, Field(ge=0)] = 1
     batch_size: Count
@@ -33,7 +33,7 @@ class Heun(Closed):
     """The probability flow ODE in 2 ``steps`` − 1 calls, at noise levels that ``rho`` spaces."""
 
     type: Literal["heun"]
-    steps: Several
+    steps: Annotated[Whole, Field(ge=2)]
     rho: Positive = 7.0
     batch_size: Count
 
