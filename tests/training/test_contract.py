@@ -107,9 +107,12 @@ GOOD = {
     )
 }
 GOOD["the documentation's"] = built(documented())
-GOOD["NCSN++"] = partial(
-    build, SHAPE, score_model("score", False, NCSNPP, dict(sigma_min=0.01, sigma_max=50.0)), seed=0
-)
+for sde in (
+    {"sigma_min": 0.01, "sigma_max": 50.0},
+    {"type": "vp", "beta_min": 0.1, "beta_max": 20},
+):
+    settings = score_model("score", False, NCSNPP, sde)
+    GOOD[f"NCSN++ under {settings.sde.type}"] = partial(build, SHAPE, settings, seed=0)
 
 
 @pytest.mark.parametrize("network", GOOD)
