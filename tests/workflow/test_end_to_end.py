@@ -33,8 +33,6 @@ defaults:
     fourier_scale: 1.0
     init_scale: 1.0
   training: {batch_size: 32, lr: 1e-2, warmup: 4, ema: 0.9, dequantise: true}
-  samplers:
-    pc6: {type: pc, steps: 6, snr: 0.2, corrector_steps: 2, batch_size: 8}
   quality: {samples: 20, extractor: classifier}
   likelihood: {samples: 5, rtol: 0.02, atol: 0.01, batch_size: 2}
   asymmetry: {estimator: antisymmetric, probes: 3, noise_levels: 3, samples: 5, batch_size: 2}
@@ -44,20 +42,32 @@ datasets:
     data: {source: digits, test: 50}
     classifier: {epochs: 2}
 methods:
-  u: {label: U, parameterisation: score, checkpoints: [70]}
+  u:
+    label: U
+    parameterisation: score
+    checkpoints: [70]
+    samplers: {pc6: &pc6 {type: pc, steps: 6, snr: 0.2, corrector_steps: 2, batch_size: 8}}
   qc:
     label: QC
+    samplers: {pc6: *pc6}
     parameterisation: score
     init_from: {method: u, step: 70}
     regulariser: {weight: 0.01, estimator: trace, batch_size: 8}
     quality: {reference: test, neighbours: 2}
     likelihood: {weights: raw}
     asymmetry: {estimator: exact, probes: null}
+  u_vp:
+    label: U under VP
+    parameterisation: score
+    sde: {type: vp, beta_min: 0.4, beta_max: 5.0}
+    samplers: {heun4: {type: heun, steps: 4, batch_size: 8}}
 tables:
-  table2: {methods: [u, qc]}
+  table2: {methods: [u, qc, u_vp]}
   table3: {methods: [qc, u], sampler: pc6}
+  table4: {methods: [u_vp], sampler: heun4}
 """
-SEEDS, METHODS, SAMPLERS = (3, 5), ("u", "qc"), ("pc6",)
+SEEDS, SAMPLERS = (3, 5), {"u": "pc6", "qc": "pc6", "u_vp": "heun4"}
+METHODS = tuple(SAMPLERS)
 # Those of the Fréchet distance, of recall and of coverage are simulated elsewhere.
 ERRORS_LEFT_OUT = ("fd", "recall", "coverage")
 # The stages compute in float32.
@@ -69,7 +79,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "tiny.yaml").write_text(DOCUMENT)
     # A third more jobs each, other samplers are left to test_stages.py and test_inputs.py.
-    files = ["table2.md", "table3.md", "metrics.csv", "tables/cost.md"]
+    files = ["table2.md", "table3.md", "table4.md", "metrics.csv", "tables/cost.md"]
     targets = [f"results/tiny/{file}" for file in files]
     result = snakemake(*targets, "--cores", "2", "--configfile", "tiny.yaml", cwd=folder)
     assert result.returncode == 0, result.stderr[-4000:]
@@ -112,7 +122,7 @@ def expected(results, cells, data):
                 "nll": plain.mean(nll),
                 "nll_nfe": plain.mean(nll_nfe),
             }
-            for sampler in SAMPLERS:
+            for sampler in cell.samplers:
                 n = cell.quality.samples
                 images, nfe = plain.samples(scores[cell.quality.weights], cell, sampler, seed)
                 files = np.load(run / sampler / "samples.npy")
@@ -167,7 +177,8 @@ def test_metrics_csv_has_a_row_for_each_number_under_its_labels(results, expecte
     frame["sampler"] = frame["sampler"].astype(object).where(frame["sampler"].notna(), None)
     assert not frame.duplicated(["dataset", "method", "seed", "sampler", "metric"]).any()
     assert set(frame["dataset"]) == {"digits"}
-    assert frame["sampler_type"].eq("pc").equals(frame["sampler"].eq("pc6"))
+    for name, kind in (("pc6", "pc"), ("heun4", "heun")):
+        assert frame["sampler_type"].eq(kind).equals(frame["sampler"].eq(name))
     rows = {}
     for row in frame.itertuples():
         error = None if np.isnan(row.stderr) else row.stderr
@@ -181,10 +192,11 @@ def test_metrics_csv_has_a_row_for_each_number_under_its_labels(results, expecte
 def test_tables_are_means_over_seeds_with_their_errors(results, expected):
     title = (results / "table3.md").read_text().partition("\n")[0]
     assert title == "# Sample quality, pc6 sampler"
-    for table, sampler in (("table2", None), ("table3", "pc6")):
+    for table, sampler in (("table2", None), ("table3", "pc6"), ("table4", "heun4")):
         frame = pd.read_csv(results / f"{table}.csv").set_index("method")
-        assert sorted(frame.index) == sorted(METHODS) and (frame["seeds"] == len(SEEDS)).all()
-        for method in METHODS:
+        shown = [method for method in METHODS if sampler in (None, SAMPLERS[method])]
+        assert sorted(frame.index) == sorted(shown) and (frame["seeds"] == len(SEEDS)).all()
+        for method in shown:
             for metric in expected[method, 3, sampler].keys() - {"nll_nfe"}:
                 values = [expected[method, seed, sampler][metric][0] for seed in SEEDS]
                 mean, error, _ = plain.mean(values)
@@ -212,17 +224,20 @@ def test_costs_are_those_of_the_work_that_was_done(results, expected):
     for method in METHODS:
         row = frame.loc[method]
         calls = [expected[method, seed, None]["nll_nfe"][0] for seed in SEEDS]
-        assert row["pc6_calls"] == 6 * (1 + 2)
+        sampler, other = SAMPLERS[method], {"pc6", "heun4"} - {SAMPLERS[method]}
+        assert row[f"{sampler}_calls"] == {"pc6": 6 * (1 + 2), "heun4": 7}[sampler]
+        assert np.isnan(row[f"{other.pop()}_calls"])
         assert row["likelihood_calls"] == pytest.approx(np.mean(calls))
-        stops = {"u": (70, 90), "qc": (90,)}[method]
+        stops = {"u": (70, 90)}.get(method, (90,))
         runs = [results / f"runs/digits/{method}/seed{seed}" for seed in SEEDS]
         seconds = [
             [json.loads((run / f"step{stop}.json").read_text())["cost"]["wall_s"] for stop in stops]
             for run in runs
         ]
-        steps = {"u": 90, "qc": 20}[method]
+        steps = {"qc": 20}.get(method, 90)
         speed = np.mean([steps / sum(of_seed) for of_seed in seconds])
         assert row["steps_per_s"] == pytest.approx(speed)
         hours = [column for column in frame if column.endswith("_hours")]
-        assert set(hours) == {"train_hours", "pc6_hours", "likelihood_hours"}
-        assert all(row[column] > 0 for column in [*hours, "memory_gb"])
+        assert set(hours) == {"train_hours", "pc6_hours", "heun4_hours", "likelihood_hours"}
+        had = ["train_hours", f"{sampler}_hours", "likelihood_hours", "memory_gb"]
+        assert all(row[column] > 0 for column in had)

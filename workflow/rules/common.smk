@@ -125,10 +125,21 @@ def likelihood_records(methods, datasets=EXPERIMENT.datasets):
     ]
 
 
+def sampled(methods, sampler, datasets):
+    """The folder that ``sampler`` has in every run whose method is configured with it."""
+    return [
+        f"{run}/{sampler}"
+        for dataset in datasets
+        for method in methods
+        if sampler in EXPERIMENT.cells[dataset, method].samplers
+        for run in runs([method], [dataset])
+    ]
+
+
 def sampling_records(methods, sampler, datasets=EXPERIMENT.datasets):
     return [
-        f"{run}/{sampler}/{stage}.json"
-        for run in runs(methods, datasets)
+        f"{folder}/{stage}.json"
+        for folder in sampled(methods, sampler, datasets)
         for stage in ("sample", "quality")
     ]
 
@@ -220,14 +231,12 @@ def drawn_files(wildcards):
     dataset, seed = wildcards.dataset, EXPERIMENT.seeds[wildcards.dataset][0]
     curves = [record.replace(".json", ".csv") for record in training_records(dataset)]
     levels = [f"{run}/asymmetry.csv" for run in runs(EXPERIMENT.methods, [dataset])]
-    samples = expand(
-        "{run}/{sampler}/samples.npy",
-        run=[
-            layout.run(EXPERIMENT, dataset, method, seed)
-            for method in EXPERIMENT.methods
-        ],
-        sampler=EXPERIMENT.samplers,
-    )
+    samples = [
+        f"{folder}/samples.npy"
+        for sampler in EXPERIMENT.samplers
+        for folder in sampled(EXPERIMENT.methods, sampler, [dataset])
+        if f"/seed{seed}/" in folder
+    ]
     return [*curves, *levels, *samples]
 
 
