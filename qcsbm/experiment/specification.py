@@ -51,32 +51,34 @@ TOY_DATASETS = ("8-gaussian", "spirals", "checkerboard")
 TOY_METHODS = ("c", "u", "qc")
 
 
-def prepare(experiment: Experiment, dataset: str) -> schema.Prepare:
+def prepare(experiment: Experiment, dataset: str) -> schema.PrepareSpec:
     """``raw`` is the fingerprint of the files that are read.
 
     Where they are gone, what was prepared from them stays valid.
     """
     data = experiment.datasets[dataset].data
     prepared = f"{layout.data(experiment, dataset)}/data.json"
-    return schema.Prepare(
+    return schema.PrepareSpec(
         version=VERSIONS["prepare"], data=data, raw=raw.fingerprint(data) or raw.prepared(prepared)
     )
 
 
-def classifier(experiment: Experiment, dataset: str) -> schema.Classifier:
+def classifier(experiment: Experiment, dataset: str) -> schema.ClassifierSpec:
     protocol = experiment.datasets[dataset].classifier
     if protocol is None:
         raise ValueError(f"dataset {dataset}: found no classifier, expected how it is trained")
-    return schema.Classifier(version=VERSIONS["classifier"], dataset=dataset, protocol=protocol)
+    return schema.ClassifierSpec(version=VERSIONS["classifier"], dataset=dataset, protocol=protocol)
 
 
-def train(experiment: Experiment, dataset: str, method: str, seed: int, step: int) -> schema.Train:
+def train(
+    experiment: Experiment, dataset: str, method: str, seed: int, step: int
+) -> schema.TrainSpec:
     """Training of one segment, towards the checkpoint at ``step``."""
     cell = experiment.cells[dataset, method]
     origin = cell.init_from
     # Of other checkpoints to start from, the workflow itself knows which step they are at.
     imported = origin.checkpoint if origin and step == cell.stops[0] else None
-    return schema.Train(
+    return schema.TrainSpec(
         version=VERSIONS["train"],
         dataset=dataset,
         method=method,
@@ -92,8 +94,10 @@ def train(experiment: Experiment, dataset: str, method: str, seed: int, step: in
     )
 
 
-def import_checkpoint(experiment: Experiment, dataset: str, method: str) -> schema.ImportCheckpoint:
-    return schema.ImportCheckpoint(
+def import_checkpoint(
+    experiment: Experiment, dataset: str, method: str
+) -> schema.ImportCheckpointSpec:
+    return schema.ImportCheckpointSpec(
         version=VERSIONS["import_checkpoint"],
         dataset=dataset,
         method=method,
@@ -115,9 +119,9 @@ def describe(experiment: Experiment, dataset: str, method: str) -> dict[str, Any
 
 def sample(
     experiment: Experiment, dataset: str, method: str, seed: int, sampler: str
-) -> schema.Sample:
+) -> schema.SampleSpec:
     cell = experiment.cells[dataset, method]
-    return schema.Sample(
+    return schema.SampleSpec(
         version=VERSIONS["sample"],
         **_measured(experiment, dataset, method, seed),
         protocol=schema.Sampling(
@@ -130,9 +134,9 @@ def sample(
     )
 
 
-def features(experiment: Experiment, extractor: str) -> schema.Features:
+def features(experiment: Experiment, extractor: str) -> schema.FeaturesSpec:
     weights = extractor_weights.path(extractor)
-    return schema.Features(
+    return schema.FeaturesSpec(
         version=VERSIONS["features"],
         protocol=schema.FeaturesProtocol(extractor=extractor),
         outside={"weights": outside.sha256(weights)} if weights else {},
@@ -141,10 +145,10 @@ def features(experiment: Experiment, extractor: str) -> schema.Features:
 
 def quality(
     experiment: Experiment, dataset: str, method: str, seed: int, sampler: str
-) -> schema.Quality:
+) -> schema.QualitySpec:
     cell = experiment.cells[dataset, method]
     configured, statistics = cell.quality, cell.quality.statistics
-    return schema.Quality(
+    return schema.QualitySpec(
         version=VERSIONS["quality"],
         dataset=dataset,
         method=method,
@@ -163,17 +167,19 @@ def quality(
     )
 
 
-def likelihood(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.Likelihood:
-    return schema.Likelihood(
+def likelihood(
+    experiment: Experiment, dataset: str, method: str, seed: int
+) -> schema.LikelihoodSpec:
+    return schema.LikelihoodSpec(
         version=VERSIONS["likelihood"],
         **_measured(experiment, dataset, method, seed),
         protocol=experiment.cells[dataset, method].likelihood,
     )
 
 
-def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.Asymmetry:
+def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.AsymmetrySpec:
     cell = experiment.cells[dataset, method]
-    return schema.Asymmetry(
+    return schema.AsymmetrySpec(
         version=VERSIONS["asymmetry"],
         **_measured(experiment, dataset, method, seed),
         protocol=schema.AsymmetryProtocol(
@@ -189,7 +195,7 @@ def gather_records(experiment: Experiment) -> schema.Together:
     )
 
 
-def table(experiment: Experiment, name: str) -> schema.Table:
+def table(experiment: Experiment, name: str) -> schema.TableSpec:
     configured = experiment.tables[name]
     rows = {
         dataset: {
@@ -198,7 +204,7 @@ def table(experiment: Experiment, name: str) -> schema.Table:
         }
         for dataset in experiment.datasets
     }
-    return schema.Table(
+    return schema.TableSpec(
         version=VERSIONS["table"],
         **_expected(experiment, experiment.datasets, configured.methods, table_files(configured)),
         sampler=configured.sampler,
@@ -223,8 +229,8 @@ def table_files(configured: Table) -> tuple[str, ...]:
     return (f"{configured.sampler}/*.json",) if configured.sampler else LIKELIHOOD
 
 
-def cost(experiment: Experiment) -> schema.Cost:
-    return schema.Cost(
+def cost(experiment: Experiment) -> schema.CostSpec:
+    return schema.CostSpec(
         version=VERSIONS["cost"],
         **_expected(experiment, experiment.datasets, experiment.methods, COSTLY),
         datasets={key: dataset.label for key, dataset in experiment.datasets.items()},
@@ -235,19 +241,19 @@ def cost(experiment: Experiment) -> schema.Cost:
     )
 
 
-def figure1(experiment: Experiment) -> schema.Figure1:
+def figure1(experiment: Experiment) -> schema.Figure1Spec:
     sizes = [0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015]
-    return schema.Figure1(version=VERSIONS["figure1"], starts=100, sizes=sizes)
+    return schema.Figure1Spec(version=VERSIONS["figure1"], starts=100, sizes=sizes)
 
 
-def figure4(experiment: Experiment) -> schema.Figure4:
-    return schema.Figure4(version=VERSIONS["figure4"], seeds=10, steps=10_000)
+def figure4(experiment: Experiment) -> schema.Figure4Spec:
+    return schema.Figure4Spec(version=VERSIONS["figure4"], seeds=10, steps=10_000)
 
 
-def figures(experiment: Experiment, dataset: str) -> schema.Figures:
+def figures(experiment: Experiment, dataset: str) -> schema.FiguresSpec:
     methods = experiment.methods
     controls = {method: experiment.control(dataset, method) for method in methods}
-    return schema.Figures(
+    return schema.FiguresSpec(
         version=VERSIONS["figures"],
         **_expected(experiment, [dataset], methods, (*TRAINED, *MEASURED)),
         methods=_labels(experiment, dataset, methods),
@@ -258,7 +264,7 @@ def figures(experiment: Experiment, dataset: str) -> schema.Figures:
     )
 
 
-def claims(experiment: Experiment) -> schema.Claims:
+def claims(experiment: Experiment) -> schema.ClaimsSpec:
     datasets, alone = [], []
     for name, dataset in experiment.datasets.items():
         comparisons = []
@@ -280,14 +286,14 @@ def claims(experiment: Experiment) -> schema.Claims:
         datasets.append(
             schema.ComparedDataset(dataset=name, label=dataset.label, comparisons=comparisons)
         )
-    return schema.Claims(
+    return schema.ClaimsSpec(
         version=VERSIONS["claims"], datasets=datasets, samplers=experiment.samplers, alone=alone
     )
 
 
-def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.Toy:
+def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.ToySpec:
     """Training and evaluation of one model in two dimensions."""
-    return schema.Toy(
+    return schema.ToySpec(
         version=VERSIONS["toy"],
         dataset=dataset,
         method=method,
@@ -296,9 +302,9 @@ def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.
     )
 
 
-def toy_table(experiment: Experiment) -> schema.ToyTable:
+def toy_table(experiment: Experiment) -> schema.ToyTableSpec:
     seeds = _toy(experiment).seeds
-    return schema.ToyTable(
+    return schema.ToyTableSpec(
         version=VERSIONS["toy_table"],
         strict=experiment.strict,
         seeds=dict.fromkeys(TOY_DATASETS, seeds),
@@ -310,8 +316,8 @@ def toy_table(experiment: Experiment) -> schema.ToyTable:
     )
 
 
-def toy_figure(experiment: Experiment, dataset: str) -> schema.ToyFigure:
-    return schema.ToyFigure(
+def toy_figure(experiment: Experiment, dataset: str) -> schema.ToyFigureSpec:
+    return schema.ToyFigureSpec(
         version=VERSIONS["toy_figure"],
         dataset=dataset,
         points=_toy(experiment).points,

@@ -29,7 +29,7 @@ from qcsbm.report import tables
 from qcsbm.report.intervals import t_interval
 from qcsbm.report.pages import Section
 from qcsbm.schema.samplers import sampler_label
-from qcsbm.schema.specifications import Claims, Compared
+from qcsbm.schema.specifications import ClaimsSpec, Compared
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 
@@ -108,7 +108,7 @@ def _exp(value: float) -> float:
     return math.exp(min(value, 709.0))
 
 
-def about_models(metrics: pd.DataFrame, spec: Claims) -> list[Judgement]:
+def about_models(metrics: pd.DataFrame, spec: ClaimsSpec) -> list[Judgement]:
     """Judgements on the models of every dataset of ``spec``.
 
     ``metrics`` is the frame of `qcsbm.report.tables.tidy`.
@@ -218,7 +218,7 @@ def about_tying(outcomes: pd.DataFrame, counterexample: float) -> list[Judgement
     return [existence, refuted]
 
 
-def of_the_paper(spec: Claims) -> list[Judgement]:
+def of_the_paper(spec: ClaimsSpec) -> list[Judgement]:
     """What the paper's own tables say on the datasets of ``spec``; they have no seeds."""
     judgements = []
     for dataset in spec.datasets:
@@ -249,12 +249,12 @@ def printed(dataset: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "metric", "sampler", "value"])
 
 
-def document(judgements: Sequence[Judgement], spec: Claims) -> dict[str, Any]:
+def document(judgements: Sequence[Judgement], spec: ClaimsSpec) -> dict[str, Any]:
     """Everything, for JSON."""
     return {"claims": [asdict(judgement) for judgement in judgements], "alone": spec.alone}
 
 
-def sections(judgements: Sequence[Judgement], spec: Claims) -> list[Section]:
+def sections(judgements: Sequence[Judgement], spec: ClaimsSpec) -> list[Section]:
     """A summary of verdicts by claim, then a table for each topic and claim."""
     verdicts = (HOLDS, FAILS, UNDECIDED)
     claims = dict.fromkeys(judgement.claim for judgement in judgements)

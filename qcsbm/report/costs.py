@@ -13,7 +13,7 @@ from qcsbm.report import notes
 from qcsbm.report.pages import Section
 from qcsbm.report.tables import format_value
 from qcsbm.schema.samplers import TYPES, sampler_label
-from qcsbm.schema.specifications import Cost
+from qcsbm.schema.specifications import CostSpec
 
 CELL = ["dataset", "method"]
 # The headings of columns, in their order; between the two stand those of every sampler.
@@ -91,7 +91,7 @@ def _job(record: dict[str, Any]) -> dict[str, Any]:
 
 def sections(
     frame: pd.DataFrame,
-    spec: Cost,
+    spec: CostSpec,
     devices: Iterable[str],
     failed: dict[tuple[str, str], list[str]],
 ) -> list[Section]:

@@ -25,7 +25,7 @@ from qcsbm.report import notes
 from qcsbm.report.pages import Section
 from qcsbm.runtime import failure
 from qcsbm.runtime.errors import BadInput
-from qcsbm.schema.specifications import PaperRow, Table
+from qcsbm.schema.specifications import PaperRow, TableSpec
 
 # Holds every decimal digit of any float.
 EXACT = Context(prec=1100)
@@ -108,7 +108,7 @@ def over_seeds(values: pd.Series) -> tuple[float, float | None]:
 
 
 def build(
-    frame: pd.DataFrame, spec: Table, failed: dict[tuple[str, str], list[str]]
+    frame: pd.DataFrame, spec: TableSpec, failed: dict[tuple[str, str], list[str]]
 ) -> list[Block]:
     """The blocks of the table that ``spec`` describes.
 

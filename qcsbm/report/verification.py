@@ -21,7 +21,7 @@ from qcsbm.runtime import failure, source_code
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import sha256
 from qcsbm.runtime.provenance import read_record
-from qcsbm.schema.specifications import Run, Specification, Train
+from qcsbm.schema.specifications import Run, Specification, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def chosen(report: Report, methods: Iterable[str], files: Iterable[str]) -> list
 def _origin(experiment: Experiment, run: tuple[str, str, int], spec: Run) -> Path | None:
     """The checkpoint that the stage with this specification started from, if any."""
     dataset, method, seed = run
-    if not isinstance(spec, Train):
+    if not isinstance(spec, TrainSpec):
         step = experiment.cells[dataset, method].steps
         return Path(layout.checkpoint(experiment, *run, step))
     earlier = experiment.predecessor(dataset, method, spec.protocol.stop)

@@ -37,14 +37,14 @@ class Specification(Closed):
         return {}
 
 
-class Prepare(Specification):
+class PrepareSpec(Specification):
     """``raw`` is None where files that were prepared before are gone, and nothing tells of them."""
 
     data: Data
     raw: Fingerprint | None
 
 
-class Classifier(Specification):
+class ClassifierSpec(Specification):
     dataset: str
     protocol: ClassifierTraining
 
@@ -70,7 +70,7 @@ class Run(Specification):
     outside: dict[str, str | None] = {}
 
 
-class ImportCheckpoint(Specification):
+class ImportCheckpointSpec(Specification):
     dataset: str
     method: str
     model: Model
@@ -85,7 +85,7 @@ class Segment(Closed):
     start: Count | None = None
 
 
-class Train(Run):
+class TrainSpec(Run):
     model: Model
     protocol: Segment
 
@@ -138,14 +138,14 @@ class Sampling(Closed):
         return {**facts, "sampler_type": settings.pop("type"), **settings}
 
 
-class Sample(Measured):
+class SampleSpec(Measured):
     protocol: Sampling
 
     def columns(self) -> dict[str, Any]:
         return {**self.trained.columns(), **self.protocol.columns()}
 
 
-class Likelihood(Measured):
+class LikelihoodSpec(Measured):
     protocol: evaluation.Likelihood
 
     def columns(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class AsymmetryProtocol(evaluation.Asymmetry):
     dequantised: bool
 
 
-class Asymmetry(Measured):
+class AsymmetrySpec(Measured):
     protocol: AsymmetryProtocol
 
     def columns(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class FeaturesProtocol(Closed):
     extractor: str
 
 
-class Features(Specification):
+class FeaturesSpec(Specification):
     protocol: FeaturesProtocol
     outside: dict[str, str | None] = {}
 
@@ -189,7 +189,7 @@ class Comparison(Closed):
     neighbours: Count
 
 
-class Quality(Run):
+class QualitySpec(Run):
     trained: Trained
     protocol: Comparison
 
@@ -222,7 +222,7 @@ class PaperRow(Closed):
 Labels = list[tuple[str, Label]]
 
 
-class Table(Together):
+class TableSpec(Together):
     """Rows and labels of a table; ``sampler`` is None for the table of NLL and asymmetry.
 
     By dataset: ``datasets`` has its label, ``methods`` the rows, ``names`` the labels of all
@@ -236,14 +236,14 @@ class Table(Together):
     paper: dict[str, dict[str, PaperRow]]
 
 
-class Cost(Together):
+class CostSpec(Together):
     """Rows and labels of the table of costs."""
 
     datasets: dict[str, Label]
     methods: dict[str, Labels]
 
 
-class Figures(Together):
+class FiguresSpec(Together):
     """All pictures of a dataset; samples are those of ``seed``.
 
     ``controls`` and ``chains`` are, by method, those of `qcsbm.experiment.experiment.Experiment`.
@@ -271,7 +271,7 @@ class ComparedDataset(Closed):
     comparisons: list[Compared]
 
 
-class Claims(Specification):
+class ClaimsSpec(Specification):
     """What is compared; ``alone`` names conservative and regularised models without a control."""
 
     datasets: list[ComparedDataset]
@@ -279,14 +279,14 @@ class Claims(Specification):
     alone: list[str]
 
 
-class Figure1(Specification):
+class Figure1Spec(Specification):
     """``starts`` sets of random starts, at every step size of ``sizes``."""
 
     starts: Count
     sizes: list[float]
 
 
-class Figure4(Specification):
+class Figure4Spec(Specification):
     """Autoencoders of ``seeds`` seeds, trained for ``steps`` steps."""
 
     seeds: Count
@@ -299,7 +299,7 @@ class ToyTraining(Closed):
     batch_size: Count
 
 
-class Toy(Run):
+class ToySpec(Run):
     """Training and evaluation of one model in two dimensions."""
 
     protocol: ToyTraining
@@ -308,11 +308,11 @@ class Toy(Run):
         return self.protocol.model_dump()
 
 
-class ToyTable(Together):
+class ToyTableSpec(Together):
     """The table of the two-dimensional examples."""
 
 
-class ToyFigure(Specification):
+class ToyFigureSpec(Specification):
     """The models of ``seed``, beside the ``points`` points that they were trained on."""
 
     dataset: str

@@ -21,7 +21,7 @@ from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
-from qcsbm.schema.specifications import Asymmetry, AsymmetryProtocol
+from qcsbm.schema.specifications import AsymmetryProtocol, AsymmetrySpec
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
 from qcsbm.stages.arguments import add_measurement
@@ -31,11 +31,11 @@ Estimator = Callable[[Score, torch.Tensor, torch.Tensor], tuple[torch.Tensor, to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_measurement(parser, Asymmetry, "times, σ, and values of each image")
+    add_measurement(parser, AsymmetrySpec, "times, σ, and values of each image")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: Asymmetry = arguments.spec
+    spec: AsymmetrySpec = arguments.spec
     protocol = spec.protocol
     data = describe(arguments.data)
     images = first_test_images(arguments.data, protocol.samples, "asymmetry")

@@ -8,12 +8,12 @@ from qcsbm.motivation import autoencoder, gaussian
 from qcsbm.report import claims, pages
 from qcsbm.report.tables import read_csv
 from qcsbm.runtime.files import write_text
-from qcsbm.schema.specifications import Claims
+from qcsbm.schema.specifications import ClaimsSpec
 from qcsbm.stages.arguments import add_spec, existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Claims)
+    add_spec(parser, ClaimsSpec)
     parser.add_argument("--metrics", type=existing, required=True, help="all numbers, CSV")
     parser.add_argument("--figure1", type=existing, required=True, help="counts per start, CSV")
     parser.add_argument("--figure4", type=existing, required=True, help="table of Figure 4, CSV")

@@ -9,12 +9,12 @@ from qcsbm.data.splits import SPLITS, describe, read
 from qcsbm.quality import classification
 from qcsbm.quality.metrics import METRICS
 from qcsbm.runtime.provenance import recorded
-from qcsbm.schema.specifications import Classifier
+from qcsbm.schema.specifications import ClassifierSpec
 from qcsbm.stages.arguments import add_data, add_record, add_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Classifier)
+    add_spec(parser, ClassifierSpec)
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, help="weights to write, safetensors")
     add_record(parser)

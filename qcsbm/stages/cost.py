@@ -7,12 +7,12 @@ from qcsbm.report import costs, pages
 from qcsbm.report.tables import failures
 from qcsbm.runtime import failure
 from qcsbm.runtime.files import write_text
-from qcsbm.schema.specifications import Cost
+from qcsbm.schema.specifications import CostSpec
 from qcsbm.stages.aggregation import add_records, read_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_records(parser, Cost, "records of training, sampling and likelihood")
+    add_records(parser, CostSpec, "records of training, sampling and likelihood")
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
 
 

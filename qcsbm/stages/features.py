@@ -12,14 +12,14 @@ from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.files import sha256
 from qcsbm.runtime.shards import share
 from qcsbm.runtime.source_code import stage_digest
-from qcsbm.schema.specifications import Features
+from qcsbm.schema.specifications import FeaturesSpec
 from qcsbm.stages.arguments import add_data, add_output, add_shard, add_spec, existing
 
 BATCH_SIZE = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Features)
+    add_spec(parser, FeaturesSpec)
     add_data(parser)
     parser.add_argument("--images", type=existing, required=True, help="uint8 images, .npy")
     parser.add_argument("--weights", type=existing, help="weights that the workflow trained")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     images = open_images(arguments.images)
     batches = share(arguments.shard, -(-len(images) // BATCH_SIZE))
-    spec: Features = arguments.spec
+    spec: FeaturesSpec = arguments.spec
     name = spec.protocol.extractor
     load = EXTRACTORS[name]
     extractor = load(arguments.weights) if arguments.weights else load()

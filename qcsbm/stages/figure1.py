@@ -10,14 +10,14 @@ from qcsbm.report import pages
 from qcsbm.report.figures import motivation, style
 from qcsbm.report.tables import format_value
 from qcsbm.runtime.files import write_text
-from qcsbm.schema.specifications import Figure1
+from qcsbm.schema.specifications import Figure1Spec
 from qcsbm.stages.arguments import add_spec
 
 ROW = ["field", "epsilon"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Figure1)
+    add_spec(parser, Figure1Spec)
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
     parser.add_argument("--starts", type=Path, required=True, help="counts per start to write, CSV")
     parser.add_argument(

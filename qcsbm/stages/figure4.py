@@ -9,7 +9,7 @@ from qcsbm.motivation import autoencoder
 from qcsbm.report import pages
 from qcsbm.report.figures import motivation, style
 from qcsbm.runtime.files import write_text
-from qcsbm.schema.specifications import Figure4
+from qcsbm.schema.specifications import Figure4Spec
 from qcsbm.stages.arguments import add_spec
 
 COLUMNS = {
@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Figure4)
+    add_spec(parser, Figure4Spec)
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
     parser.add_argument(
         "--figure", type=Path, required=True, help="picture to write, without suffix"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from qcsbm.data.splits import describe
 from qcsbm.report import tables
 from qcsbm.report.figures import frames, runs, style
-from qcsbm.schema.specifications import Figures
+from qcsbm.schema.specifications import FiguresSpec
 from qcsbm.stages.aggregation import add_records, read_records
 from qcsbm.stages.arguments import add_data
 
@@ -18,13 +18,13 @@ MEASURED = ("likelihood", "asymmetry", "sample", "quality")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_records(parser, Figures, "records of all stages")
+    add_records(parser, FiguresSpec, "records of all stages")
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write pictures to")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: Figures = arguments.spec
+    spec: FiguresSpec = arguments.spec
     records, _ = read_records(arguments)
     for picture, (stages, draw) in PICTURES.items():
         # Of a method that failed there is nothing to draw.
@@ -40,26 +40,28 @@ def run(arguments: argparse.Namespace) -> None:
         style.save(figure, arguments.out / f"figure3_{sampler}")
 
 
-def _asymmetry(records: Records, methods: dict[str, str], spec: Figures) -> Figure:
+def _asymmetry(records: Records, methods: dict[str, str], spec: FiguresSpec) -> Figure:
     return runs.asymmetry(frames.noise_levels(records), methods, spec.controls)
 
 
-def _learning_curves(records: Records, methods: dict[str, str], spec: Figures) -> Figure:
+def _learning_curves(records: Records, methods: dict[str, str], spec: FiguresSpec) -> Figure:
     return runs.learning_curves(frames.curves(records), methods, spec.controls)
 
 
-def _metrics_by_seed(records: Records, methods: dict[str, str], spec: Figures) -> Figure:
+def _metrics_by_seed(records: Records, methods: dict[str, str], spec: FiguresSpec) -> Figure:
     return runs.metrics_by_seed(tables.tidy(list(records.values())), methods)
 
 
-def _quality_against_compute(records: Records, methods: dict[str, str], spec: Figures) -> Figure:
+def _quality_against_compute(
+    records: Records, methods: dict[str, str], spec: FiguresSpec
+) -> Figure:
     training = [path for path, record in records.items() if record["stage"] == "train"]
     measured = [record for record in records.values() if record["stage"] != "train"]
     seconds = frames.compute(training, spec.chains)
     return runs.quality_against_compute(tables.tidy(measured), seconds, methods)
 
 
-def _samples(records: Records, sampler: str, data: Path, spec: Figures) -> Figure:
+def _samples(records: Records, sampler: str, data: Path, spec: FiguresSpec) -> Figure:
     generated = {
         record["method"]: path.parent / "samples.npy"
         for path, record in records.items()

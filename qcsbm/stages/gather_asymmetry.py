@@ -13,14 +13,14 @@ from qcsbm.report.intervals import standard_error
 from qcsbm.runtime import shards
 from qcsbm.runtime.files import write_text
 from qcsbm.runtime.provenance import gathered, read_record
-from qcsbm.schema.specifications import Asymmetry
+from qcsbm.schema.specifications import AsymmetrySpec
 from qcsbm.stages.arguments import add_output, add_record, add_shards, add_spec
 
 NAMES = ("asym", "nasym")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Asymmetry)
+    add_spec(parser, AsymmetrySpec)
     add_shards(parser)
     add_output(parser, "--levels", "values per noise level to write, CSV")
     add_record(parser)

@@ -7,12 +7,12 @@ from qcsbm.report.intervals import standard_error
 from qcsbm.runtime import shards
 from qcsbm.runtime.npy import write_array
 from qcsbm.runtime.provenance import gathered, read_record
-from qcsbm.schema.specifications import Likelihood
+from qcsbm.schema.specifications import LikelihoodSpec
 from qcsbm.stages.arguments import add_output, add_record, add_shards, add_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Likelihood)
+    add_spec(parser, LikelihoodSpec)
     add_shards(parser)
     add_output(parser, "--out", "bits/dim of each image to write, .npy")
     add_record(parser)

@@ -11,12 +11,12 @@ from qcsbm.runtime import shards
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic
 from qcsbm.runtime.provenance import gathered, read_record
-from qcsbm.schema.specifications import Sample
+from qcsbm.schema.specifications import SampleSpec
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_shards, add_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Sample)
+    add_spec(parser, SampleSpec)
     add_data(parser)
     add_shards(parser)
     add_output(parser, "--out", "samples to write, uint8 .npy")

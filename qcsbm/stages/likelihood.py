@@ -14,18 +14,18 @@ from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
 from qcsbm.sampling.likelihood import nll_bits_per_dim
-from qcsbm.schema.specifications import Likelihood
+from qcsbm.schema.specifications import LikelihoodSpec
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
 from qcsbm.training import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_measurement(parser, Likelihood, "bits/dim and evaluations of each image")
+    add_measurement(parser, LikelihoodSpec, "bits/dim and evaluations of each image")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: Likelihood = arguments.spec
+    spec: LikelihoodSpec = arguments.spec
     protocol = spec.protocol
     size = protocol.batch_size
     data = describe(arguments.data)

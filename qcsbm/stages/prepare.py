@@ -13,19 +13,19 @@ from qcsbm.runtime import source_code
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.provenance import provenance
 from qcsbm.schema.sources import Fingerprint
-from qcsbm.schema.specifications import Prepare
+from qcsbm.schema.specifications import PrepareSpec
 from qcsbm.stages.arguments import add_spec
 
 BLOCK = 1024  # images whose levels are looked at together
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Prepare)
+    add_spec(parser, PrepareSpec)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: Prepare = arguments.spec
+    spec: PrepareSpec = arguments.spec
     data = spec.data
     found = raw.fingerprint(data)
     if found != spec.raw:

@@ -16,12 +16,12 @@ from qcsbm.quality.prdc import prdc
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import sha256
 from qcsbm.runtime.provenance import recorded
-from qcsbm.schema.specifications import Quality
+from qcsbm.schema.specifications import QualitySpec
 from qcsbm.stages.arguments import add_record, add_spec, existing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Quality)
+    add_spec(parser, QualitySpec)
     parser.add_argument(
         "--samples", type=existing, nargs="+", required=True, help="features of samples, all shards"
     )
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: Quality = arguments.spec
+    spec: QualitySpec = arguments.spec
     protocol = spec.protocol
     samples, reference = _joined(arguments.samples), _joined(arguments.reference)
     if samples.extractor_sha256 != reference.extractor_sha256:

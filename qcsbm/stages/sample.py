@@ -19,18 +19,18 @@ from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
-from qcsbm.schema.specifications import Sample
+from qcsbm.schema.specifications import SampleSpec
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
 from qcsbm.training import checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_measurement(parser, Sample, "images and evaluations of the shard")
+    add_measurement(parser, SampleSpec, "images and evaluations of the shard")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: Sample = arguments.spec
+    spec: SampleSpec = arguments.spec
     protocol, settings = spec.protocol, spec.protocol.settings
     sampler = importlib.import_module(f"qcsbm.sampling.{settings.type}")
     batches = share(arguments.shard, -(-protocol.samples // settings.batch_size))

@@ -7,12 +7,12 @@ from typing import Any
 from qcsbm.report import pages, tables
 from qcsbm.runtime.files import write_text
 from qcsbm.schema.samplers import sampler_label
-from qcsbm.schema.specifications import Table
+from qcsbm.schema.specifications import TableSpec
 from qcsbm.stages.aggregation import add_records, read_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_records(parser, Table, "records of measuring stages")
+    add_records(parser, TableSpec, "records of measuring stages")
     parser.add_argument(
         "--out", type=Path, required=True, help="path without suffix of the files to write"
     )
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_text(f"{arguments.out}{suffix}", text)
 
 
-def texts(spec: Table, records: list[dict[str, Any]], notes: list[str]) -> dict[str, str]:
+def texts(spec: TableSpec, records: list[dict[str, Any]], notes: list[str]) -> dict[str, str]:
     """The table that ``spec`` describes, by the suffix of its file; ``notes`` stand below it."""
     sampler = spec.sampler
     title = "Likelihood and asymmetry"

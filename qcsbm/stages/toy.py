@@ -18,7 +18,7 @@ from qcsbm.quality.prdc import prdc
 from qcsbm.runtime.npy import write_arrays
 from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
-from qcsbm.schema.specifications import Toy
+from qcsbm.schema.specifications import ToySpec
 from qcsbm.stages.arguments import add_spec
 
 # Points per noise level, for the NLL, and samples.
@@ -28,14 +28,14 @@ FIELD_TIME = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Toy)
+    add_spec(parser, ToySpec)
     parser.add_argument("--out", type=Path, required=True, help="field and samples to write, .npz")
     # Its tables and pictures have no place for a reason: here a divergence is the end of the job.
     parser.add_argument("--record", type=Path, required=True, help="JSON record to write")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: Toy = arguments.spec
+    spec: ToySpec = arguments.spec
     protocol, dataset, seed = spec.protocol, spec.dataset, spec.seed
     with recorded(arguments.record, "toy", spec, [], [arguments.out]) as record:
         record.protocol["test_points"] = TEST

@@ -7,7 +7,7 @@ from qcsbm.motivation import toy
 from qcsbm.report.figures import style
 from qcsbm.report.figures import toy as pictures
 from qcsbm.runtime.npy import read_array
-from qcsbm.schema.specifications import ToyFigure
+from qcsbm.schema.specifications import ToyFigureSpec
 from qcsbm.stages.arguments import add_spec, existing
 from qcsbm.stages.toy import FIELD_TIME, data
 
@@ -15,7 +15,7 @@ FIELD = ("x", "score", "curl", "samples")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, ToyFigure)
+    add_spec(parser, ToyFigureSpec)
     parser.add_argument(
         "--fields", type=existing, nargs="+", required=True, help="C's, U's and QC's, .npz"
     )
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: ToyFigure = arguments.spec
+    spec: ToyFigureSpec = arguments.spec
     points = data(spec.dataset, spec.points, spec.seed)
     density = toy.oracle(spec.dataset, points)
     models = {}

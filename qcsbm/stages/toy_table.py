@@ -10,7 +10,7 @@ from qcsbm.quality.metrics import METRICS
 from qcsbm.report import pages
 from qcsbm.report.tables import format_value, over_seeds, tidy
 from qcsbm.runtime.files import write_text
-from qcsbm.schema.specifications import ToyTable
+from qcsbm.schema.specifications import ToyTableSpec
 from qcsbm.stages.aggregation import add_records, read_records
 
 COLUMNS = ("score_error", "asym", "nasym", "nll_nats", "nll_excess", "precision", "recall")
@@ -24,7 +24,7 @@ NOTES = [
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_records(parser, ToyTable, "records of the stage toy")
+    add_records(parser, ToyTableSpec, "records of the stage toy")
     parser.add_argument("--table", type=Path, required=True, help="table to write, without suffix")
 
 

@@ -23,7 +23,7 @@ from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic, sha256
 from qcsbm.runtime.provenance import recorded
 from qcsbm.schema.networks import Own
-from qcsbm.schema.specifications import Train
+from qcsbm.schema.specifications import TrainSpec
 from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_data, add_output, add_record, add_spec, existing
 from qcsbm.training import checkpoint, parallel
@@ -35,7 +35,7 @@ SAVE_EVERY_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_spec(parser, Train)
+    add_spec(parser, TrainSpec)
     add_data(parser)
     parser.add_argument("--init", type=existing, help="checkpoint to start from")
     add_output(parser, "--out", "checkpoint to write")
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    spec: Train = arguments.spec
+    spec: TrainSpec = arguments.spec
     processes = spec.protocol.training.processes
     inputs = [arguments.data / "train.npy", *([arguments.init] if arguments.init else [])]
     outputs = [arguments.out, arguments.curve]
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     saved.remove()
 
 
-def origin(spec: Train, inputs: list[Path]) -> dict[str, Any]:
+def origin(spec: TrainSpec, inputs: list[Path]) -> dict[str, Any]:
     """All that decides what a training ends in: only a state of the same origin is gone on from."""
     code = source_code.stage_digest("train")
     return {**spec.document(), "inputs": [sha256(path) for path in inputs], "code": code}
@@ -72,7 +72,7 @@ def origin(spec: Train, inputs: list[Path]) -> dict[str, Any]:
 
 def _train(arguments: argparse.Namespace, saved: "SavedState") -> tuple[int, TrainingState]:
     """What every process of the training does: the step it started from, and its end."""
-    spec: Train = arguments.spec
+    spec: TrainSpec = arguments.spec
     data = describe(arguments.data)
     place, new = claim_device(), partial(build, data.shape, spec.model, seed=spec.seed)
     if isinstance(spec.model.network, Own):

@@ -13,7 +13,7 @@ from qcsbm.experiment.config import read
 from qcsbm.quality.metrics import OF_SAMPLES
 from qcsbm.report import claims
 from qcsbm.report.claims import FAILS, HOLDS, UNDECIDED, judge
-from qcsbm.schema.specifications import Claims, Compared, ComparedDataset
+from qcsbm.schema.specifications import ClaimsSpec, Compared, ComparedDataset
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = [
@@ -21,7 +21,7 @@ COMPARISONS = [
     Compared(kind="regularised", method="qc", control="u", subject="QC against U"),
 ]
 DIGITS = ComparedDataset(dataset="digits", label="Digits", comparisons=COMPARISONS)
-SPEC = Claims(version=1, datasets=[DIGITS], samplers=["pc"], alone=[])
+SPEC = ClaimsSpec(version=1, datasets=[DIGITS], samplers=["pc"], alone=[])
 
 # What U has, and what C and QC have added to it, or multiplied it by, on each of three seeds.
 U = {"nll": 3.0, "asym": 1e5, "nasym": 1e-2, "fd": 50.0, "cs": 7.0, "precision": 0.5, "recall": 0.9}

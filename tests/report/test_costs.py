@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from qcsbm.report.costs import costs, sections
-from qcsbm.schema.specifications import Cost
+from qcsbm.schema.specifications import CostSpec
 
 
 def record(stage, method, seed, cost, metrics=(), **protocol):
@@ -43,7 +43,7 @@ def run(method, seed, start, faster=1.0):
 
 
 def told(methods):
-    return Cost(
+    return CostSpec(
         version=1,
         **{"strict": False, "seeds": {}, "records": {}},
         datasets={"digits": "Digits"},

@@ -12,7 +12,7 @@ from qcsbm.experiment import config, paper_rows, specification
 from qcsbm.report import pages
 from qcsbm.report.tables import build, flat, format_value, latex, over_seeds, sections, tidy
 from qcsbm.runtime import failure
-from qcsbm.schema.specifications import Table
+from qcsbm.schema.specifications import TableSpec
 from qcsbm.stages import table
 
 # By method, metric and seed. No mean is a median, no asym a multiple of nasym, and no two columns
@@ -72,7 +72,7 @@ def records():
 def specified(spec):
     """What the stage is told, where records are not compared with it."""
     told = {"version": 1, "strict": False, "seeds": {}, "records": {}}
-    return Table.model_validate_json(json.dumps(told | spec))
+    return TableSpec.model_validate_json(json.dumps(told | spec))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from conftest import ROOT, in_process, snakemake
 from qcsbm.experiment import config, specification
 from qcsbm.report import tables
 from qcsbm.runtime import failure, provenance
-from qcsbm.schema.specifications import Table
+from qcsbm.schema.specifications import TableSpec
 
 SPEC = specification.likelihood(config.read(ROOT / "config/ci.yaml"), "digits", "c", 3)
 
@@ -50,7 +50,7 @@ def test_a_table_shows_the_numbers_that_there_are_and_why_others_are_not(tmp_pat
             **{"stage": "likelihood", "metrics": [nll], "protocol": {}},
         },
     ]
-    spec = Table(
+    spec = TableSpec(
         version=1,
         **{"strict": False, "seeds": {}, "records": {}},
         sampler=None,

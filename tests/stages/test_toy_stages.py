@@ -15,7 +15,7 @@ from qcsbm.motivation import toy
 from qcsbm.report.figures import toy as pictures
 from qcsbm.report.tables import tidy
 from qcsbm.runtime.errors import Diverged
-from qcsbm.schema.specifications import Toy, ToyFigure
+from qcsbm.schema.specifications import ToyFigureSpec, ToySpec
 from qcsbm.stages import toy as stage
 from qcsbm.stages import toy_figure, toy_table
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
         spec = {"version": 1, "dataset": "8-gaussian", "method": method, "seed": 0}
         stage.run(
             Namespace(
-                spec=Toy.model_validate({**spec, "protocol": PROTOCOL}),
+                spec=ToySpec.model_validate({**spec, "protocol": PROTOCOL}),
                 out=folder / f"{method}.npz",
                 record=folder / f"{method}.json",
             )
@@ -102,7 +102,7 @@ def test_table_shows_means_over_seeds_by_data_set(records):
 
 
 def test_picture_is_drawn_from_the_exact_density_and_the_models(folder, tmp_path):
-    spec = ToyFigure(version=1, dataset="8-gaussian", points=500, seed=0)
+    spec = ToyFigureSpec(version=1, dataset="8-gaussian", points=500, seed=0)
     fields = [folder / f"{method}.npz" for method in toy.METHODS]
     toy_figure.run(Namespace(spec=spec, fields=fields, figure=tmp_path / "picture"))
     svg = (tmp_path / "picture.svg").read_text()
