@@ -82,7 +82,7 @@ def test_one_run_needs_only_itself(project):
             7,
             "methods.qc.init_from.step (dataset digits): found 7, expected one of the checkpoints",
         ),
-        ("datasets.digits.data.source", "mnist", "datasets.digits.data: found {'source': 'mnist'"),
+        ("datasets.digits.data.source", "mnist", "datasets.digits.data.source: found 'mnist'"),
     ],
 )
 def test_bad_configuration_stops_before_any_job(project, path, value, sentence):
