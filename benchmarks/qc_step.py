@@ -243,7 +243,7 @@ def main() -> None:
     }
     squared = total_variance(model, draw, "antisymmetric", arguments.draws, squared=True)
     m = int(variance["trace"] / squared)
-    name = f"squared times, m = {m}"
+    name = f"importance sampling of t, m = {m}"
     cheaper[name] = (B, m)
     windows[name] = partial(window, estimator="antisymmetric", b=B, every=m, squared=True)
     seconds = median_times(STEPS | windows, model, draw, arguments.repetitions)

@@ -546,7 +546,13 @@ def test_what_is_just_possible_is_accepted(quick, path, value):
     if path == "datasets.digits.data":
         quick["datasets"]["digits"]["network"]["attn_resolutions"] = []
     change(quick, path, value)
-    load(quick, "x")
+    experiment = load(quick, "x")
+    found = experiment.cells["digits", "qc"].model_dump()
+    found["data"] = experiment.datasets["digits"].data.model_dump()
+    parts = path.split(".")
+    for key in parts[1 if parts[0] == "defaults" else 2 :]:
+        found = found[key]
+    assert found | value == found if isinstance(value, dict) else found == value
 
 
 def test_no_dataset_or_table_has_the_name_of_a_rule(quick, rules):
