@@ -42,6 +42,6 @@ digests: env
 
 # Pins that are there stay; `uv pip compile --upgrade …` raises them.
 lock:
-	uv pip compile pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--no-header --no-annotate --generate-hashes \
 		--no-emit-package torch --no-emit-package torchvision --output-file requirements.lock

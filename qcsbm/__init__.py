@@ -1,8 +1,35 @@
-"""Benchmark of the conservative property of score-based generative models.
+"""Is a vector field conservative, and does it matter? An audit of any field, and the benchmark.
 
 The modules follow "On Investigating the Conservative Property of Score-Based Generative
 Models" (Chao, Sun, Cheng, Lee; ICML 2023; https://arxiv.org/abs/2209.12753), called
 "the paper" throughout.
+
+The names in ``__all__`` are the public interface. They are imported when they are first used, so
+that ``import qcsbm`` itself takes no time.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qcsbm.adapters.field import Field
+
 __version__ = "0.1.0"
+
+# By name, the module that it is defined in.
+_PUBLIC = {
+    "Field": "adapters.field",
+}
+__all__ = [
+    "Field",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'qcsbm' has no attribute {name!r}")
+    return getattr(import_module(f"qcsbm.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

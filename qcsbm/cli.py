@@ -17,8 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from qcsbm.runtime import failure, outside, own_code, source_code
 from qcsbm.runtime.errors import BadInput, Diverged
 from qcsbm.stages.arguments import read_spec
@@ -97,8 +95,11 @@ def _run(module: ModuleType, arguments: argparse.Namespace) -> int:
     Raises:
         Diverged: the computation failed, and the stage has no such outputs.
     """
-    # One thread per job, of NumPy's and SciPy's libraries too: sums depend on their number.
-    threadpool_limits(1)
+    if arguments.stage in STAGES:
+        from threadpoolctl import threadpool_limits
+
+        # One thread per job, of NumPy's and SciPy's libraries too: sums depend on their number.
+        threadpool_limits(1)
     if "torch" in sys.modules:
         from qcsbm.runtime.device import fix_arithmetic
 

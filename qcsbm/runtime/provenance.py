@@ -22,7 +22,6 @@ from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
-from qcsbm import __version__
 from qcsbm.runtime import source_code
 from qcsbm.runtime.errors import BadInput, Diverged
 from qcsbm.runtime.failure import Told
@@ -168,7 +167,7 @@ def provenance(code: dict[str, list[str]]) -> dict[str, Any]:
     """Where and when this process computes, with what, and by which ``code``."""
     return {
         "python": platform.python_version(),
-        "qcsbm": __version__,
+        **dict(_versions(["qcsbm"])),
         "checkout": source_code.commit(),
         "code": code,
         "packages": dict(_versions(PACKAGES)),

@@ -1,0 +1,1 @@
+"""Models of other libraries, and functions of one's own, as vector fields."""

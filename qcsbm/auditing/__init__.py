@@ -1,0 +1,1 @@
+"""The audit of any vector field: what is asked, what is reported, and how two compare."""
