@@ -21,5 +21,8 @@ def fix_arithmetic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    # On a GPU, threads of their own would number second derivatives by their history, and gradients
+    # are added in the order of these numbers.
+    torch.autograd.set_multithreading_enabled(False)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
