@@ -254,18 +254,10 @@ def arithmetic(precision: str, *models: ScoreModel) -> Iterator[None]:
             model.precision = torch.float32
 
 
-def accumulates() -> bool:
-    return "micro_batch" in Training.model_fields
-
-
 def settings(batch: int, micro_batch: int | None, precision: str = "float32") -> Training:
-    """Those of the paper tier; where training has no micro-batches, batches are as small."""
-    keys = dict(flip=True, precision="bfloat16" if precision == "bfloat16" else "float32")
-    if micro_batch in (None, batch):
-        return Training(batch_size=batch, **keys)
-    if accumulates():
-        return Training(batch_size=batch, micro_batch=micro_batch, **keys)
-    return Training(batch_size=micro_batch, **keys)
+    """Those of the paper tier."""
+    lower = "bfloat16" if precision == "bfloat16" else "float32"
+    return Training(batch_size=batch, micro_batch=micro_batch, precision=lower, flip=True)
 
 
 def small_batch(size: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -382,8 +374,6 @@ def measure_determinism(run: Run) -> None:
 def measure_micro_batches(run: Run) -> None:
     """Three steps without dropout, in parts of the batch and at once: largest difference of Adam's
     first moment, which is a mean of the gradients."""
-    if not accumulates():
-        raise Skipped
     network = {**run.sizes.network, "dropout": 0.0}
     batch, found = min(8, run.sizes.batch), {}
     for name in ("u", "c", "qc", "qcplus"):
@@ -477,7 +467,7 @@ def step_seconds(
     with suppress(Enough):
         train(model, data, LEVELS, training, regulariser, 0, 1000, None, lambda _: None, steps.due)
     model.zero_grad()
-    return steps.median() * batch / training.batch_size
+    return steps.median()
 
 
 def measure_steps(run: Run, models: dict[str, ScoreModel]) -> None:
@@ -679,7 +669,6 @@ def main(words: list[str] | None = None) -> None:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": sys.version.split()[0],
-        "accumulates": accumulates(),
         "seconds": {},
         "skipped": [],
         "errors": {},

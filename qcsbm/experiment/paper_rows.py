@@ -46,7 +46,7 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
         "steps": 400_000 if svhn else 700_000,
         "sde": VE(type="ve", sigma_min=0.01, sigma_max=50.0).model_dump(),
         "network": network.model_dump(),
-        "training": training.model_dump(exclude={"processes"}),
+        "training": training.model_dump(exclude={"processes", "micro_batch"}),
         "regulariser": None,
     }
     if kind == "qc":

@@ -108,6 +108,7 @@ OTHERS = {
     f"{CELL}.training": {
         "batch_size": (5, ("train",)),
         "processes": (3, ("train",)),
+        "micro_batch": (2, ("train",)),
         "precision": ("bfloat16", ("train",)),
         "lr": (2e-2, ("train",)),
         "beta1": (0.5, ("train",)),
