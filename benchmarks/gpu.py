@@ -256,24 +256,18 @@ def images(size: int, n: int) -> np.ndarray:
 
 
 @contextmanager
-def arithmetic(precision: str, *models: ScoreModel) -> Iterator[None]:
-    """Within, ``models`` compute in ``precision``: all else is float32."""
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    for model in models:
-        model.precision = torch.bfloat16 if precision == "bfloat16" else torch.float32
+def arithmetic(precision: str, model: ScoreModel) -> Iterator[None]:
+    """Within, ``model`` computes in ``precision``."""
+    model.compute_in(precision)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        for model in models:
-            model.precision = torch.float32
+        model.compute_in("float32")
 
 
 def settings(batch: int, micro_batch: int | None, precision: str = "float32") -> Training:
     """Those of the paper tier."""
-    lower = "bfloat16" if precision == "bfloat16" else "float32"
-    return Training(batch_size=batch, micro_batch=micro_batch, precision=lower, flip=True)
+    return Training(batch_size=batch, micro_batch=micro_batch, precision=precision, flip=True)
 
 
 def small_batch(size: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -97,7 +97,7 @@ def train(
     rank, parts = parallel.rank(), parallel.shares(training.batch_size, training.micro_batch)
     averaged = [ema[name] for name in names]
     model.train()
-    model.precision = getattr(torch, training.precision)
+    model.compute_in(training.precision)
 
     progress = tqdm(
         range(start + 1, stop + 1), initial=start, total=stop, mininterval=5.0, disable=rank > 0

@@ -400,6 +400,20 @@ def test_warmup_is_linear(images):
     assert moved[0] == pytest.approx(2 * moved[1], rel=1e-3)
 
 
+def test_tf32_is_on_for_as_long_as_a_model_computes_in_it():
+    model = fresh()
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    for precision, on, dtype in (
+        ("tf32", True, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+        ("tf32", True, torch.float32),
+        ("float32", False, torch.float32),
+    ):
+        model.compute_in(precision)
+        assert [backend.allow_tf32 for backend in backends] == [on, on]
+        assert model.precision == dtype
+
+
 @pytest.mark.parametrize("estimator", [None, "trace", "antisymmetric"])
 def test_bfloat16_rounds_the_network_and_nothing_else(images, estimator):
     regulariser = estimator and Regulariser(weight=1.0, estimator=estimator)
