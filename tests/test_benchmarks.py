@@ -1,6 +1,8 @@
 """What the benchmarks compare is the same quantity."""
 
 import importlib.util
+import json
+import time
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 import torch
 
 from qcsbm.conservativeness.products import rademacher
+from qcsbm.experiment import config
 from qcsbm.runtime.seeding import generator
+from qcsbm.schema.networks import NCSNpp
 from qcsbm.score.models import build
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +41,11 @@ def model(qc_step):
 @pytest.fixture(scope="module")
 def workflow():
     return load("workflow")
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    return load("gpu")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +128,76 @@ def test_samplers_are_measured_against_the_flow_and_the_known_mixture(samplers, 
     assert exact["weights"] < 20
     assert found["heun 9"]["apart"] > found["heun 36"]["apart"] > 0
     assert found["heun 9"]["spread"] > found["heun 18"]["spread"] > found["heun 36"]["spread"]
+
+
+def test_what_is_measured_on_a_gpu_is_the_paper_tier(gpu):
+    experiment = config.read(ROOT / "config/paper.yaml")
+    assert list(gpu.DATASETS) == list(experiment.datasets)
+    assert set(gpu.METHODS) == set(experiment.methods)
+    for (dataset, method), cell in experiment.cells.items():
+        expected, of = gpu.METHODS[method], gpu.DATASETS[dataset]
+        found = (cell.parameterisation, cell.training.batch_size, cell.regulariser)
+        assert found == (expected.parameterisation, expected.batch, expected.regulariser)
+        start = cell.init_from.step if cell.init_from else 0
+        assert cell.steps - start == (of.later_steps if start else of.steps)
+        assert cell.quality.samples == of.samples and cell.samplers["pc"].steps == gpu.PC_STEPS
+        asymmetry = (cell.asymmetry.estimator, cell.asymmetry.noise_levels, cell.asymmetry.samples)
+        assert asymmetry == ("trace", gpu.ASYM_LEVELS, gpu.ASYM_IMAGES)
+        assert len(experiment.seeds[dataset]) == gpu.SEEDS
+    assert experiment.cells["cifar10", "u"].network == NCSNpp(**gpu.PAPER_NETWORK)
+
+
+@pytest.mark.slow
+def test_everything_that_is_measured_on_a_gpu_can_be_tried_on_a_cpu(
+    gpu, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(gpu, "fix_arithmetic", lambda: None)
+    # On the machine of this test there may be a GPU, which a test does not hold to its end.
+    monkeypatch.setattr(gpu, "claim_device", lambda: torch.device("cpu"))
+    gpu.main(["--tiny", "--out", str(tmp_path / "gpu.json")])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result == json.loads((tmp_path / "gpu.json").read_text())
+    assert result["errors"] == {} and result["skipped"] == []
+    assert max(result["micro_batches"].values()) < 1e-5
+    assert all(result["determinism"].values()) and result["process_group"]["same_bytes"]
+    differences = [
+        row[key] for row in result["agreement"].values() for key in ("float32", "float64")
+    ]
+    assert max(differences) == 0
+    assert max(row["cpu_rounding"] for row in result["agreement"].values()) < 0.01
+    precisions = set(gpu.PRECISIONS)
+    assert {f"{m}/{p}" for m in gpu.METHODS for p in precisions} <= set(result["steps"])
+    assert {f"u/{w}/{p}" for w in gpu.EVALUATIONS for p in precisions} <= set(result["evaluations"])
+    assert set(result["hours"]) == precisions
+    assert result["hours"]["float32"]["together"] > result["hours"]["float32"]["train"] > 0
+
+
+def test_what_is_out_of_time_is_skipped_and_what_fails_is_told(gpu, tmp_path):
+    run = gpu.Run(torch.device("cpu"), gpu.TINY, time.monotonic() + 5, tmp_path / "gpu.json")
+    run.result = {"seconds": {}, "skipped": [], "errors": {}}
+    with run.part("long"):
+        run.require(10)
+        raise AssertionError
+    with run.part("bad"):
+        raise ValueError("planted")
+    with gpu.ending(0.05), run.part("endless"):
+        time.sleep(5)
+    assert json.loads((tmp_path / "gpu.json").read_text()) == {
+        "seconds": {},
+        "skipped": ["long", "endless"],
+        "errors": {"bad": "ValueError: planted"},
+    }
+
+
+def test_batch_is_halved_until_there_is_memory_for_it(gpu):
+    run = gpu.Run(torch.device("cpu"), gpu.TINY, time.monotonic() + 5, None)
+
+    def measure(size):
+        if size > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 0.5
+
+    assert run.largest(16, measure) == {"s": 0.5, "size": 2, "peak_gib": None}
 
 
 @pytest.mark.slow

@@ -108,6 +108,12 @@ def _cell_inconsistencies(
             f"training.processes {where}, method {method}: found {cell.training.processes}, "
             f"expected at most {samples}, as each has to have a sample"
         )
+    share = -(-cell.training.batch_size // cell.training.processes)
+    if (cell.training.micro_batch or 1) > share:
+        yield (
+            f"training.micro_batch {where}, method {method}: found {cell.training.micro_batch}, "
+            f"expected at most {share}, the samples of a process"
+        )
     if regularised and regularised > cell.training.batch_size:
         yield (
             f"{place}.regulariser.batch_size {where}: found {regularised}, expected at most "

@@ -122,13 +122,13 @@ class Experiment:
         """The unregularised score model that was trained alike and for as many steps, if any.
 
         It passes the very checkpoint that the model's own training starts from. From there on the
-        two differ in the parameterisation or in the regulariser alone; the number of processes
-        changes the cost of a training and not what it is. A model that was imported and not trained
+        two differ in the parameterisation or in the regulariser alone; processes and micro-batches
+        change the cost of a training and not what it is. A model that was imported and not trained
         any further has none, as its training is not known.
         """
 
         def trained(cell: Cell) -> tuple[object, ...]:
-            training = cell.training.model_copy(update={"processes": 1})
+            training = cell.training.model_copy(update={"processes": 1, "micro_batch": None})
             return training, cell.network, cell.sde, cell.residual
 
         def unregularised(cell: Cell) -> bool:

@@ -46,7 +46,7 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
         "steps": 400_000 if svhn else 700_000,
         "sde": VE(type="ve", sigma_min=0.01, sigma_max=50.0).model_dump(),
         "network": network.model_dump(),
-        "training": training.model_dump(exclude={"processes"}),
+        "training": training.model_dump(exclude={"processes", "micro_batch"}),
         "regulariser": None,
     }
     if kind == "qc":
@@ -55,8 +55,8 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
         facts["regulariser"] = regulariser.model_dump()
         facts["init_from"] = {"step": 300_000 if svhn else 600_000}
     if sampler is None:
-        facts["likelihood"] = {"samples": None, "weights": "raw"}
-        facts["asymmetry"] = {"noise_levels": 100, "weights": "raw"}
+        facts["likelihood"] = {"samples": None, "precision": "float32", "weights": "raw"}
+        facts["asymmetry"] = {"noise_levels": 100, "precision": "float32", "weights": "raw"}
     else:
         facts["quality"] = {
             "samples": 26_032 if svhn else 50_000,
@@ -65,9 +65,10 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
             "neighbours": 3,
             "weights": "ema",
         }
+        facts["sampler"] = {"precision": "float32"}
         if sampler == "pc":
             snr = 0.001 if svhn and kind == "c" else 0.16
-            facts["sampler"] = {"steps": 1000, "snr": snr, "corrector_steps": 1}
+            facts["sampler"] |= {"steps": 1000, "snr": snr, "corrector_steps": 1}
     return facts
 
 

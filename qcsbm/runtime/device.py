@@ -24,5 +24,10 @@ def fix_arithmetic() -> None:
     # On a GPU, threads of their own would number second derivatives by their history, and gradients
     # are added in the order of these numbers.
     torch.autograd.set_multithreading_enabled(False)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let GPUs round the factors of products and convolutions to 10 bits, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed

@@ -42,6 +42,8 @@ Label = Annotated[str, Field(pattern=r"^[^\r\n|]*$")]
 # It becomes part of file names.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Weights = Literal["ema", "raw"]
+# What the network computes its products and convolutions in.
+Precision = Literal["float32", "tf32", "bfloat16"]
 # A single folder, so that no name leads out of the one where datasets are.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 

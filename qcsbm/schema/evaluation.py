@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qcsbm.schema.base import Closed, Count, Positive, Several, Weights, Whole
+from qcsbm.schema.base import Closed, Count, Positive, Precision, Several, Weights, Whole
 
 
 class Quality(Closed):
@@ -32,6 +32,7 @@ class Likelihood(Closed):
     rtol: Positive
     atol: Positive
     batch_size: Count
+    precision: Precision = "float32"
     weights: Weights = "ema"
 
 
@@ -47,4 +48,5 @@ class Asymmetry(Closed):
     noise_levels: Count
     samples: Several
     batch_size: Count
+    precision: Precision = "float32"
     weights: Weights = "ema"

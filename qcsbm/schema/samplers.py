@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from qcsbm.schema.base import Closed, Count, Positive, Whole
+from qcsbm.schema.base import Closed, Count, Positive, Precision, Whole
 
 
 class PC(Closed):
@@ -18,6 +18,7 @@ class PC(Closed):
     snr: Positive
     corrector_steps: Annotated[Whole, Field(ge=0)] = 1
     batch_size: Count
+    precision: Precision = "float32"
 
 
 class ODE(Closed):
@@ -27,6 +28,7 @@ class ODE(Closed):
     rtol: Positive
     atol: Positive
     batch_size: Count
+    precision: Precision = "float32"
 
 
 class Heun(Closed):
@@ -36,6 +38,7 @@ class Heun(Closed):
     steps: Annotated[Whole, Field(ge=2)]
     rho: Positive = 7.0
     batch_size: Count
+    precision: Precision = "float32"
 
 
 class Langevin(Closed):
@@ -50,6 +53,7 @@ class Langevin(Closed):
     steps_per_level: Count
     step_size: Annotated[Positive, Field(lt=2)]
     batch_size: Count
+    precision: Precision = "float32"
 
 
 Sampler = Annotated[PC | ODE | Heun | Langevin, Field(discriminator="type")]

@@ -2,20 +2,22 @@
 
 from typing import Literal
 
-from qcsbm.schema.base import Closed, Count, Fraction, NonNegative, Positive
+from qcsbm.schema.base import Closed, Count, Fraction, NonNegative, Positive, Precision
 
 
 class Training(Closed):
     """Adam on the DSM loss; ``dequantise`` trains on (k + u)/L instead of k/(L − 1).
 
-    ``batch_size`` samples are shared out to that many ``processes``, see `qcsbm.training.parallel`.
-    With ``precision: bfloat16`` the network's products and convolutions are computed in that;
-    weights, losses and everything after training are float32.
+    ``batch_size`` samples are shared out to that many ``processes``, see `qcsbm.training.parallel`;
+    each takes its share in parts of at most ``micro_batch``, or at once if null.
+    The network's products and convolutions are computed in ``precision``; weights and losses are
+    float32, and what is measured after training has settings of its own.
     """
 
     batch_size: Count
     processes: Count = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    micro_batch: Count | None = None
+    precision: Precision = "float32"
     lr: Positive = 2e-4
     beta1: Fraction = 0.9
     eps: Positive = 1e-8

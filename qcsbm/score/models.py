@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from qcsbm.nets import own
 from qcsbm.nets.ncsnpp import NCSNpp
+from qcsbm.runtime.device import allow_tf32
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.seeding import global_generator
 from qcsbm.schema import networks
+from qcsbm.schema.base import Precision
 from qcsbm.schema.specifications import Model
 from qcsbm.score.sde import MEMBERS, SDE, bcast
 
@@ -34,8 +36,8 @@ from qcsbm.score.sde import MEMBERS, SDE, bcast
 class ScoreModel(nn.Module):
     """s_U: any vector field. ``forward(x, t)`` maps x (B, ...) and t (B,) to a score like x.
 
-    The network alone computes in ``precision``, by autocast: its weights, and all that is made from
-    its output, stay as they are.
+    The network alone computes in ``precision``, by autocast (`compute_in`): its weights, and all
+    that is made from its output, stay as they are.
     """
 
     def __init__(self, network: nn.Module, sde: SDE, residual: bool = False):
@@ -44,6 +46,15 @@ class ScoreModel(nn.Module):
         self.sde = sde
         self.residual = residual
         self.precision = torch.float32
+
+    def compute_in(self, precision: Precision) -> None:
+        """Have the network compute in ``precision`` from now on.
+
+        "tf32" is a switch of the whole process, derivatives included. A CPU has no such arithmetic:
+        there it is float32.
+        """
+        allow_tf32(precision == "tf32")
+        self.precision = torch.bfloat16 if precision == "bfloat16" else torch.float32
 
     def h(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The vector that the score is made from, shaped like x (B, ...), for sigma (B,)."""

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = build(data.shape, spec.model).to(claim_device())
     checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
+    model.compute_in(protocol.precision)
 
     levels = share(arguments.shard, protocol.noise_levels)
     inputs = [arguments.checkpoint, arguments.data / "test.npy"]

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = build(data.shape, spec.model).to(place)
     checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
     checkpoint.require_trained(arguments.checkpoint, spec)
+    model.compute_in(settings.precision)
 
     images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [np.empty(0)], 0
     with recorded(arguments.record, "sample", spec, [arguments.checkpoint]) as record:

@@ -1,9 +1,10 @@
 """The training loop: Adam with warm-up and clipping, an EMA of the weights, exact resume.
 
 Every random draw is a function of (seed, step): the batch, its augmentation, t, z and the probes.
-Hence processes can share out a batch (`qcsbm.training.parallel`), a run that was interrupted goes
-on as if it had not been, a regularised run that starts from a checkpoint sees the same data and
-noise as the run it came from, and all methods of one seed are paired.
+Hence processes can share out a batch (`qcsbm.training.parallel`) and take their shares in parts, a
+run that was interrupted goes on as if it had not been, a regularised run that starts from a
+checkpoint sees the same data and noise as the run it came from, and all methods of one seed are
+paired.
 
 References:
     Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021),
@@ -93,10 +94,10 @@ def train(
     if regulariser:
         term = QuasiConservative(regulariser, model, training.batch_size, seed, held)
     order = BatchOrder(len(images), training.batch_size, seed)
-    rank, own = parallel.rank(), parallel.share()
+    rank, parts = parallel.rank(), parallel.shares(training.batch_size, training.micro_batch)
     averaged = [ema[name] for name in names]
     model.train()
-    model.precision = getattr(torch, training.precision)
+    model.compute_in(training.precision)
 
     progress = tqdm(
         range(start + 1, stop + 1), initial=start, total=stop, mininterval=5.0, disable=rank > 0
@@ -104,16 +105,14 @@ def train(
     for step in progress:
         x_0, t, z = draw_batch(images, levels, order(step), training, model, seed, step)
         t, weights, probes = term.draw(step, x_0, t)
-        x_0, t, z, weights = (tensor[own].to(device) for tensor in (x_0, t, z, weights))
+        optimiser.zero_grad()
+        losses = torch.zeros(2, device=device)
         # Dropout is the only draw left to the global generator.
         with global_generator(device, seed, "dropout", step, *([rank] if rank else [])):
-            loss = term.loss(x_0, t, z, probes)
-        dsm = (weights * loss.dsm).sum() / training.batch_size
-        total, qc = term.objective(dsm, loss, weights)
-
-        optimiser.zero_grad()
-        total.backward()
-        losses = torch.stack([dsm, qc]).detach()
+            for part in parts:
+                own = [tensor[part].to(device) for tensor in (x_0, t, z, weights)]
+                own_probes = None if probes is None else probes[:, part].to(device)
+                losses += _add_gradients(term, *own, probes=own_probes, n=training.batch_size)
         gradients = [p.grad for p in parameters if p.grad is not None]
         parallel.sum_([*gradients, losses])
         term.add_held(gradients)
@@ -134,6 +133,27 @@ def train(
             _require_finite(window, step)
             save(_state(step, model, ema, optimiser, curve, window, term))
     return _state(stop, model, ema, optimiser, curve, [], term)
+
+
+def _add_gradients(
+    term: Unregularised,
+    x_0: Tensor,
+    t: Tensor,
+    z: Tensor,
+    weights: Tensor,
+    *,
+    probes: Tensor | None,
+    n: int,
+) -> Tensor:
+    """Differentiate the loss of a part of a batch of ``n``; its shares of DSM and L_QC, (2,).
+
+    What it leaves are gradients: no graph is held while the next part makes its own.
+    """
+    loss = term.loss(x_0, t, z, probes)
+    dsm = (weights * loss.dsm).sum() / n
+    total, qc = term.objective(dsm, loss, weights)
+    total.backward()
+    return torch.stack([dsm, qc]).detach()
 
 
 def draw_batch(

@@ -5,9 +5,9 @@ step, but computes the loss of every n-th sample only. The sum of their gradient
 so that all make the same step. One and n processes hence train alike but for rounding and for
 dropout, whose masks each process draws for its samples.
 
-Gradients are summed by one all-reduce after the backward pass. PyTorch's DistributedDataParallel
-would do so during it, yet expects a single pass through its wrapped forward, where C and L_QC
-differentiate the score itself.
+Gradients are summed by one all-reduce after the last backward pass. PyTorch's
+DistributedDataParallel would do so during it, yet expects a single pass through its wrapped
+forward, where C and L_QC differentiate the score itself.
 
 References:
     PyTorch Distributed: Experiences on Accelerating Data Parallel Training (Li et al., 2020);
@@ -53,9 +53,15 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share() -> slice:
-    """The part of a batch that is this process's: every n-th sample of it."""
-    return slice(rank(), None, size())
+def shares(samples: int, micro_batch: int | None = None) -> list[slice]:
+    """What is this process's of a batch of so many ``samples``: every n-th one, in parts.
+
+    A part has ``micro_batch`` of them, the last one what is left; without a number there is one
+    part.
+    """
+    n = size()
+    stride = n * (micro_batch or samples)
+    return [slice(first, first + stride, n) for first in range(rank(), samples, stride)]
 
 
 def sum_(tensors: list[Tensor]) -> None:

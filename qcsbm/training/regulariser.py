@@ -19,7 +19,8 @@ from qcsbm.training import checkpoint, parallel
 class Unregularised:
     """The DSM loss alone, and what the training loop asks of a regulariser in every step.
 
-    The loop calls `draw`, `loss`, `objective` and `add_held`, in this order.
+    In every step the loop calls `draw`, `loss` and `objective` for each part of the batch, and
+    `add_held`, in this order.
     """
 
     def __init__(self, model: ScoreModel):
@@ -35,18 +36,21 @@ class Unregularised:
         return t, torch.ones_like(t), None
 
     def loss(self, x_0: Tensor, t: Tensor, z: Tensor, probes: Tensor | None) -> Loss:
-        """The terms of this process's share of the batch, by sample; ``probes`` are of all."""
+        """The terms of a part of the batch, by sample."""
         return training_loss(self.model, x_0, t, z)
 
     def objective(self, dsm: Tensor, loss: Loss, weights: Tensor) -> tuple[Tensor, Tensor]:
         """What is to be differentiated, and what the learning curve shows of the regulariser.
 
-        Both are this process's part of a mean over the batch, as is ``dsm``.
+        Both are this part's share of a mean over the batch, as is ``dsm``.
         """
         return dsm, torch.zeros_like(dsm)
 
     def add_held(self, gradients: list[Tensor]) -> None:
-        """Add what the objective leaves out to the ``gradients`` of all trained parameters."""
+        """Add what the objectives leave out to the ``gradients`` of all trained parameters.
+
+        These are sums over all parts and processes.
+        """
 
     def evaluations(self, first: int, last: int) -> int:
         """The number of evaluations in the steps after ``first`` up to ``last``."""
@@ -68,6 +72,8 @@ class QuasiConservative(Unregularised):
         self.settings, self.seed = settings, seed
         self.samples = settings.batch_size or batch_size
         self.parameters = {name: model.get_parameter(name) for name in checkpoint.names(model)}
+        # Its sum over the parts of a batch so far, in a step with an evaluation.
+        self.evaluated: list[Tensor] = []
         if held and settings.every > 1:
             self.held = {name: held[name].to(p.device) for name, p in self.parameters.items()}
 
@@ -83,8 +89,9 @@ class QuasiConservative(Unregularised):
         return t, weights, rademacher(shape, generator(self.seed, "probes", step))
 
     def loss(self, x_0: Tensor, t: Tensor, z: Tensor, probes: Tensor | None) -> Loss:
-        if probes is not None:
-            probes = probes[:, parallel.share()].to(x_0.device)
+        # The regularised samples are the first ones of the batch: later parts may have none.
+        if probes is not None and not probes.shape[1]:
+            probes = None
         return training_loss(self.model, x_0, t, z, probes, self.settings.estimator)
 
     def objective(self, dsm: Tensor, loss: Loss, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,11 +104,17 @@ class QuasiConservative(Unregularised):
         gradient = torch.autograd.grad(
             qc, list(self.parameters.values()), retain_graph=True, materialize_grads=True
         )
-        parallel.sum_(list(gradient))
-        self.held = dict(zip(self.parameters, gradient, strict=True))
+        if self.evaluated:
+            torch._foreach_add_(self.evaluated, gradient)
+        else:
+            self.evaluated = list(gradient)
         return dsm, qc
 
     def add_held(self, gradients: list[Tensor]) -> None:
+        if self.evaluated:
+            parallel.sum_(self.evaluated)
+            self.held = dict(zip(self.parameters, self.evaluated, strict=True))
+            self.evaluated = []
         if self.held:
             # Counting many times in one step instead, it would be cut by the clipping.
             torch._foreach_add_(gradients, list(self.held.values()), alpha=self.settings.weight)

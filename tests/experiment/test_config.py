@@ -251,6 +251,11 @@ BAD = {
         },
         "training.processes (dataset digits), method qc: found 5, expected at most 4",
     ),
+    "micro-batch of more than a process has": (
+        "defaults.training",
+        {**QUICK["defaults"]["training"], "batch_size": 7, "processes": 2, "micro_batch": 5},
+        "training.micro_batch (dataset digits), method c: found 5, expected at most 4",
+    ),
     "checkpoints out of order": (
         "methods.u.checkpoints",
         [800, 100],
@@ -530,6 +535,7 @@ def test_bad_configuration_is_one_sentence(quick, path, value, sentence):
 
 GOOD = {
     "as many processes as samples": ("defaults.training.processes", 32),
+    "a batch in one part": ("defaults.training.micro_batch", 32),
     "a batch that is regularised as a whole": ("methods.qc.regulariser.batch_size", 32),
     "as many test images as there are": ("datasets.digits.likelihood", {"samples": 360}),
     "all test images": ("defaults.likelihood.samples", None),
@@ -706,6 +712,8 @@ def test_control_differs_by_parameterisation_or_regulariser_alone(quick):
     del quick["datasets"]["patches"]
     controls = {method: load(quick, "x").control("digits", method) for method in quick["methods"]}
     assert controls == {"c": "u", "u": None, "qc": "u", "qcplus": "u"}
+    quick["methods"]["qc"]["training"] = {"micro_batch": 4, "processes": 2}
+    assert load(quick, "x").control("digits", "qc") == "u"
     quick["methods"]["qc"]["training"] = {"batch_size": 8}
     quick["methods"]["c"]["steps"] = 7
     experiment = load(quick, "x")

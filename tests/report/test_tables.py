@@ -596,6 +596,15 @@ CHANGES = {
     "levels of Asym": ("defaults.asymmetry.noise_levels", 10, EVERY2, set()),
     "averaged weights for the NLL": ("defaults.likelihood.weights", "ema", EVERY2, set()),
     "processes": ("defaults.training.processes", 4, set(), set()),
+    "micro-batches": ("defaults.training.micro_batch", 4, set(), set()),
+    "the precision of sampling": (
+        "defaults.samplers.pc.precision",
+        "bfloat16",
+        set(),
+        EVERY3,
+    ),
+    "the precision of the NLL": ("defaults.likelihood.precision", "tf32", EVERY2, set()),
+    "the precision of Asym": ("defaults.asymmetry.precision", "tf32", EVERY2, set()),
     "tolerance of the NLL": ("defaults.likelihood.rtol", 1e-4, set(), set()),
     "the label": ("methods.qc.label", "Other", set(), set()),
 }

@@ -55,13 +55,28 @@ def distance(a, b):
     return different / whole
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_make_the_steps_of_one(method, tiny, inputs, tmp_path):
+def test_every_sample_is_in_one_part_of_one_process(monkeypatch):
+    for processes in (1, 2, 3):
+        monkeypatch.setattr(parallel, "size", lambda processes=processes: processes)
+        for micro_batch in (None, 1, 2, 7):
+            found = []
+            for rank in range(processes):
+                monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+                parts = [list(range(7))[part] for part in parallel.shares(7, micro_batch)]
+                assert all(0 < len(part) <= (micro_batch or 7) for part in parts)
+                assert micro_batch is not None or len(parts) == 1
+                found += [sample for part in parts for sample in part]
+            assert sorted(found) == list(range(7))
+
+
+@pytest.mark.parametrize("method, micro_batch", [*((m, None) for m in METHODS), ("qcplus", 2)])
+def test_two_processes_make_the_steps_of_one(method, micro_batch, tiny, inputs, tmp_path):
     states = []
-    for processes in (1, 2):
+    for processes, parts in ((1, None), (2, micro_batch)):
         folder = tmp_path / str(processes)
         # With β₁ = ½ the first moment is a mean of the gradients of the last few steps.
-        run = command(spec(tiny, method, processes, 6, beta1=0.5), inputs, folder)
+        training = {"beta1": 0.5, "micro_batch": parts}
+        run = command(spec(tiny, method, processes, 6, **training), inputs, folder)
         assert in_process(*run) == 0
         state = checkpoint.load(folder / "step.safetensors")
         curve = (folder / "step.csv").read_text().splitlines()[1]

@@ -80,22 +80,76 @@ def test_weights_without_a_seed_come_from_the_global_generator():
     assert not torch.equal(first.network.stem.weight, second.network.stem.weight)
 
 
-@pytest.mark.parametrize("every", [None, 7])
-def test_interrupted_training_ends_in_the_same_bytes(every, images, tmp_path):
+@pytest.mark.parametrize("every, micro_batch", [(None, None), (7, 3)])
+def test_interrupted_training_ends_in_the_same_bytes(every, micro_batch, images, tmp_path):
     regulariser = every and Regulariser(weight=1.0, estimator="antisymmetric", every=every)
-    whole = run(images, 60, regulariser=regulariser)
+    training = TRAINING.model_copy(update={"micro_batch": micro_batch})
+
+    def run(images, stop, state=None, **options):
+        return train(fresh(), images, 17, training, regulariser, 3, stop, state, **options)
+
+    whole = run(images, 60)
     saved = []
 
     def save(state):  # tensors of a live model go on changing, a file does not
         saved.append(tmp_path / f"{state.step}.safetensors")
         checkpoint.save(saved[-1], state)
 
-    run(images, 60, regulariser=regulariser, save=save, due=iter([False, True] * 30).__next__)
+    run(images, 60, save=save, due=iter([False, True] * 30).__next__)
     assert len(saved) == 30 - 1
     for path in (saved[3], saved[-1]):  # in the first and in the second window of the curve
-        resumed = run(images, 60, state=checkpoint.load(path), regulariser=regulariser)
+        resumed = run(images, 60, state=checkpoint.load(path))
         assert_same(whole, resumed)
         assert whole.curve == resumed.curve and resumed.window == []
+
+
+PARTS = {"weight": 0.5, "batch_size": 5, "probes": 2}
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_micro_batch_of_the_whole_batch_changes_no_byte(every, images):
+    regulariser = Regulariser(**PARTS, estimator="trace", every=every)
+    whole = run(images, 7, regulariser=regulariser)
+    at_once = TRAINING.model_copy(update={"micro_batch": 8})
+    state = train(fresh(), images, 17, at_once, regulariser, 3, 7)
+    assert_same(whole, state)
+    assert whole.curve == state.curve
+
+
+@pytest.mark.parametrize("method", ["u", "c", "trace", "antisymmetric"])
+def test_gradient_of_micro_batches_is_that_of_the_batch(method, images):
+    # After one step from zero the first moment is (1 − β₁) times the gradient.
+    regulariser = None if method in "uc" else Regulariser(**PARTS, estimator=method)
+    settings = {**NETWORK, "dropout": 0.0, "init_scale": 1.0}
+    energy = method == "c"
+    moments = []
+    for micro_batch in (None, 1, 3, 8):
+        training = TRAINING.model_copy(update={"micro_batch": micro_batch, "grad_clip": 1e9})
+        parameterisation = "energy" if energy else "score"
+        model = build(SHAPE, score_model(parameterisation, energy, settings, SDE), seed=3)
+        state = train(model, images, 17, training, regulariser, 3, 1)
+        moments.append(torch.cat([m.flatten() for m in state.exp_avg.values()]))
+    for moment in moments[1:]:
+        # float32 rounds at 6e-8, and second derivatives are sums of terms that cancel.
+        assert (moment - moments[0]).norm() < 1e-5 * moments[0].norm()
+
+
+def test_dropout_draws_its_masks_part_by_part(images):
+    in_parts = TRAINING.model_copy(update={"micro_batch": 5})
+    model = fresh()
+    with torch.no_grad():  # away from its output of zero, in which no mask would be seen
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    start = copy.deepcopy(model)
+    ((_, dsm, _, _),) = train(model, images, 17, in_parts, None, 3, 1).curve
+    start.train()
+    x_0, t, z = draw_batch(images, 17, BatchOrder(30, 8, 3)(1), TRAINING, start, 3, 1)
+    torch.manual_seed(derive(3, "dropout", 1))
+    parts = [training_loss(start, x_0[p], t[p], z[p]).dsm for p in (slice(5), slice(5, 8))]
+    assert dsm == pytest.approx(torch.cat(parts).mean().item(), rel=1e-6)
+    torch.manual_seed(derive(3, "dropout", 1))
+    at_once = training_loss(start, x_0, t, z).dsm.mean().item()
+    assert dsm != pytest.approx(at_once, rel=1e-4)
 
 
 @pytest.fixture
@@ -344,6 +398,20 @@ def test_warmup_is_linear(images):
         moved.append((state.model["network.stem.weight"] - start).abs().mean().item())
     # Adam's first step is proportional to the learning rate; float32 weights round it.
     assert moved[0] == pytest.approx(2 * moved[1], rel=1e-3)
+
+
+def test_tf32_is_on_for_as_long_as_a_model_computes_in_it():
+    model = fresh()
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    for precision, on, dtype in (
+        ("tf32", True, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+        ("tf32", True, torch.float32),
+        ("float32", False, torch.float32),
+    ):
+        model.compute_in(precision)
+        assert [backend.allow_tf32 for backend in backends] == [on, on]
+        assert model.precision == dtype
 
 
 @pytest.mark.parametrize("estimator", [None, "trace", "antisymmetric"])

@@ -69,6 +69,26 @@ CASES = {
         warmup=12,
         grad_clip=60.0,
     ),
+    "u in parts": case(
+        3, micro_batch=2, flip=True, dequantise=True, warmup=6, grad_clip=20.0, ema=0.6
+    ),
+    "c in parts": case(11, micro_batch=3, energy=True, residual=True, warmup=30, grad_clip=240.0),
+    "qc in parts": case(
+        11,
+        micro_batch=2,
+        regulariser={**TRACE, "batch_size": 3, "time_sampling": "importance"},
+        warmup=25,
+        grad_clip=150.0,
+    ),
+    "qcplus at every third step in parts": case(
+        3,
+        start=7,
+        micro_batch=2,
+        regulariser={**ANTISYMMETRIC, "batch_size": 5, "every": 3, "time_sampling": "importance"},
+        flip=True,
+        warmup=12,
+        grad_clip=60.0,
+    ),
     "u of vp": case(11, sde=VP, dequantise=True, warmup=6, grad_clip=20.0, ema=0.6),
     "c of vp": case(3, sde=VP, energy=True, residual=True, warmup=30, grad_clip=150.0),
     "qc of vp from u": case(11, sde=VP, start=5, regulariser=TRACE, warmup=12, grad_clip=50.0),
