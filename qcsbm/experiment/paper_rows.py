@@ -39,7 +39,7 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
         dropout=0.0 if imagenet else 0.1,
     )
     training = Training(batch_size=8 if table2_qc else 128, flip=not imagenet)
-    facts = {
+    facts: dict[str, Any] = {
         "data": {"source": dataset, "train": None, "test": None},
         "parameterisation": "energy" if kind == "c" else "score",
         "residual": False,
