@@ -92,7 +92,7 @@ def spectrum(
     the same at every call.
 
     Raises:
-        BadInput: products that are "forward", which have no Jᵀ.
+        BadInput: products that are "forward", which have no Jᵀ, or no planes.
         Diverged: a product that is not finite.
     """
     if products == "forward":
@@ -100,6 +100,8 @@ def spectrum(
             "products: found forward, expected autograd or finite_differences for a spectrum, "
             "which needs products with the transposed Jacobian"
         )
+    if planes < 1:
+        raise BadInput(f"planes: found {planes}, expected at least 1")
     generator = generator or torch.Generator().manual_seed(0)
     d = x.numel()
     planes = min(planes, d // 2)

@@ -268,5 +268,7 @@ def test_bad_input(monkeypatch, dense):
     monkeypatch.setattr(module, "DENSE", dense)
     with pytest.raises(BadInput, match="products: found forward, expected autograd or finite_diff"):
         spectrum(lambda x: x, normal(1, D), 2, "forward", 1e-3)
+    with pytest.raises(BadInput, match="planes: found 0, expected at least 1"):
+        spectrum(lambda x: x, normal(1, D), 0, "autograd", 1e-3)
     with pytest.raises(Diverged, match="is not finite"):
         spectrum(lambda x: (x - x.detach()).sqrt(), normal(1, D), 2, "autograd", 1e-3)
