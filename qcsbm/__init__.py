@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qcsbm.adapters.field import Field
+    from qcsbm.conservativeness.regulariser import quasi_conservative_loss
 
 __version__ = "0.1.0"
 
 # By name, the module that it is defined in.
 _PUBLIC = {
     "Field": "adapters.field",
+    "quasi_conservative_loss": "conservativeness.regulariser",
 }
 __all__ = [
     "Field",
+    "quasi_conservative_loss",
 ]
 
 

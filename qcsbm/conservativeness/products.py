@@ -49,6 +49,13 @@ def jacobian(s: Tensor, x: Tensor, create_graph: bool = False, copies: int = 1) 
     return torch.cat(rows)[:d].transpose(0, 1)
 
 
-def rademacher(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Independent ±1 entries with equal probability, float32: E[v vᵀ] = I."""
-    return torch.randint(0, 2, shape, generator=generator).mul_(2).sub_(1).float()
+def rademacher(
+    shape: torch.Size | tuple[int, ...],
+    generator: torch.Generator | None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Independent ±1 entries with equal probability, float32: E[v vᵀ] = I.
+
+    They are drawn on ``device``, the CPU if none is given, by its ``generator`` or PyTorch's own.
+    """
+    return torch.randint(0, 2, shape, generator=generator, device=device).mul_(2).sub_(1).float()
