@@ -168,12 +168,12 @@ def _second_derivative_loss(
 ) -> Tensor:
     try:
         with torch.enable_grad():
-            y = x.detach().requires_grad_()
+            x.requires_grad_()
             with sdpa_kernel(SDPBackend.MATH):
-                s = function(y)
+                s = function(x)
             # As in any training: passes back are no part of what autocast is for.
             with torch.autocast(x.device.type, enabled=False):
-                loss = qc_loss(s, y, probes, estimator)
+                loss = qc_loss(s, x, probes, estimator)
     except RuntimeError as error:
         if not any(text in str(error) for text in _NO_SECOND_DERIVATIVE):
             raise

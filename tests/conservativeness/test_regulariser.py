@@ -1,5 +1,6 @@
 """L_QC for any training loop, by both kinds of derivatives, against full Jacobians."""
 
+import doctest
 import itertools
 import os
 
@@ -175,6 +176,11 @@ def test_probes_are_signs_drawn_anew_from_the_generator_or_else_from_pytorchs():
     assert not torch.equal(first, second)
 
 
+def test_the_examples_in_its_documentation_run():
+    failed, run = doctest.testmod(regulariser)
+    assert run >= 8 and not failed
+
+
 def test_it_is_the_loss_of_the_training_stage():
     net = Net()
     x, t = points(dtype=torch.float32)
@@ -230,17 +236,41 @@ def test_under_autocast_the_network_alone_computes_in_bfloat16():
     torch.testing.assert_close(differing, loss(net, x, t, **differences(1e-3)))
 
 
-def test_products_are_the_same_inside_autocast_and_around_it():
+def test_products_are_those_of_the_score_whatever_autocast_surrounds_them():
     net = Net()
     x, t = points(dtype=torch.float32)
 
-    def in_bfloat16(x, t):
-        with torch.autocast("cpu", torch.bfloat16):
-            return net(x, t).float()
+    def inside(enabled):
+        def score(x, t):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                return net(x, t)
 
-    with torch.autocast("cpu", torch.bfloat16):
-        around = loss(net, x, t)
-    assert torch.equal(around, loss(in_bfloat16, x, t))
+        return score
+
+    for enabled in (True, False):
+        expected = loss(inside(enabled), x, t)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(loss(inside(enabled), x, t), expected)
+
+
+@pytest.mark.parametrize("options", [{}, differences(torch.full((4,), 1e-3).double())])
+def test_the_loss_has_the_precision_of_x(options):
+    net = Net()
+    x, t = points(dtype=torch.float32)
+    found = loss(net, x, t, **options)
+    precise = loss(lambda x, t: net.double()(x.double(), t.double()), x, t, **options)
+    assert found.dtype == precise.dtype == torch.float32
+    assert 0 < error(found.detach(), precise.detach()) < 0.01
+
+
+@pytest.mark.parametrize("options", [{}, differences(2.0**-10)])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_field_that_is_exactly_a_gradient_has_no_loss_and_a_finite_gradient(options, estimator):
+    net = nn.Linear(D, D)
+    nn.init.eye_(net.weight)
+    nn.init.zeros_(net.bias)
+    found = loss(net, torch.zeros(4, D), estimator=estimator, **options)
+    assert (found == 0).all() and gradient(found.sum(), net).isfinite().all()
 
 
 def test_all_passes_have_the_same_dropout_masks():
