@@ -84,8 +84,9 @@ def quasi_conservative_loss(
 
     Raises:
         BadInput: an argument is out of range; the score has another shape than x, no graph, or no
-            second derivative; its batch normalisation makes samples interact; or it is sharded, or
-            wrapped with a static graph, so that its gradients would fail or be wrong.
+            second derivative; or it is a module whose batch normalisation makes samples interact,
+            or that is sharded or wrapped with a static graph, so that its gradients would fail or
+            be wrong. What a function calls is not looked into.
 
     References:
         On Investigating the Conservative Property of Score-Based Generative Models (Chao et al.,

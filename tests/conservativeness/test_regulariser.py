@@ -12,7 +12,7 @@ from conftest import score_model
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.parallel import DistributedDataParallel
 
@@ -445,6 +445,10 @@ def _shard(net):
     return fully_shard(net, mesh=init_device_mesh("cpu", (2,)))
 
 
+def _fsdp1(net):
+    return FullyShardedDataParallel(net, device_id=torch.device("cpu"))
+
+
 CASES = {
     "wrapper": (DistributedDataParallel, {}, lambda net: net),
     "module": (DistributedDataParallel, {}, lambda net: net.module),
@@ -454,6 +458,7 @@ CASES = {
     "static wrapper": (_static, {}, lambda net: net),
     "sharded": (_shard, {}, lambda net: net),
     "sharded, differences": (_shard, differences(1e-3), lambda net: net),
+    "FSDP1": (_fsdp1, differences(1e-3), lambda net: net),
 }
 
 
@@ -469,7 +474,7 @@ def test_two_processes_find_the_gradient_of_the_whole_batch_or_say_what_to_do(tm
         expected[bool(options)] = gradient(total.mean(), net)
     assert error(expected[True], expected[False]) > 1e-6
     for gradients in found:
-        refusals = {"static wrapper": "static_graph", "sharded": "FSDP"}
+        refusals = {"static wrapper": "static_graph", "sharded": "FSDP", "FSDP1": "FSDP"}
         assert all(text in gradients.pop(name) for name, text in refusals.items())
         for name, value in gradients.items():
             torch.testing.assert_close(value, expected["differences" in name])
