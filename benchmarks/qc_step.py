@@ -21,6 +21,10 @@ The largest such m is timed for every b, in windows of m real steps, and for who
 ``time_sampling: importance``, whose variance is measured as the others' are; the cheapest is the
 last line's ``equal_variance``. What that does to a training is measured by ``weight_sweep.py``.
 
+**Without second derivatives.** "finite_differences" is the antisymmetric step by first derivatives
+and differences over 0.002 σ. Its relative error is that of the gradient of σ² L_QC, against second
+derivatives on the same batches.
+
 ``--levels n`` also measures V · time with t confined to each of n equal parts of its range.
 The last line is a JSON object; times are medians in seconds of the CPU time of one thread, peak
 memory is that of a process of its own, above what it held before its first step.
@@ -42,6 +46,7 @@ from torch import Tensor
 
 from qcsbm.conservativeness.asymmetry import ESTIMATORS
 from qcsbm.conservativeness.products import rademacher
+from qcsbm.conservativeness.regulariser import finite_difference_loss
 from qcsbm.data.digits import digits
 from qcsbm.data.splits import Splits
 from qcsbm.runtime.seeding import generator
@@ -67,6 +72,7 @@ MODEL = Model(
 TRAINING = Training(batch_size=64, lr=1e-3, warmup=100, ema=0.99, dequantise=True)
 WEIGHT = 1e-2
 B = TRAINING.batch_size
+STEP = 2e-3  # of finite differences, relative to σ
 ORDER = torch.Generator().manual_seed(0)
 
 
@@ -97,6 +103,40 @@ def our_step(
     loss = training_loss(model, x_0, t, z, v[None, :b] if b else None, estimator)
     total = loss.dsm.mean() if loss.qc is None else loss.dsm.mean() + WEIGHT * loss.qc.mean()
     total.backward()
+
+
+def finite_difference_terms(
+    model: ScoreModel, x_0: Tensor, t: Tensor, z: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The means of DSM and of σ² L_QC by finite differences, from the score of both."""
+    mean, sigma = model.sde.marginal_prob(x_0, t)
+    x_t = mean + bcast(sigma, x_0) * z
+    s = model(x_t, t)
+    dsm = (bcast(sigma, x_0) * s + z).flatten(1).square().sum(1) / 2
+    qc = finite_difference_loss(
+        lambda x: model(x, t), s, x_t, v[None], STEP * sigma, "antisymmetric"
+    )
+    return dsm.mean(), (sigma**2 * qc).mean()
+
+
+def finite_difference_step(model: ScoreModel, *batch: Tensor) -> None:
+    """`our_step` with L_QC of all samples, without second derivatives."""
+    dsm, qc = finite_difference_terms(model, *batch)
+    (dsm + WEIGHT * qc).backward()
+
+
+def finite_difference_error(model: ScoreModel, draw: Callable, draws: int) -> float:
+    """√(E‖d‖² / E‖g‖²) of the gradient g of σ² L_QC and its error d, over ``draws`` batches."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    error = size = 0.0
+    for step in range(draws):
+        batch = draw(step)
+        expected = gradient_of_qc(model, batch[:3], batch[3], "antisymmetric")
+        qc = finite_difference_terms(model, *batch)[1]
+        found = torch.autograd.grad(qc, parameters, materialize_grads=True)
+        error += float((torch.cat([g.flatten() for g in found]) - expected).square().sum())
+        size += float(expected.square().sum())
+    return (error / size) ** 0.5
 
 
 def window(
@@ -204,6 +244,7 @@ STEPS = {
     "published": published_step,
     "trace": partial(our_step, estimator="trace", b=B),
     "antisymmetric": partial(our_step, estimator="antisymmetric", b=B),
+    "finite_differences": finite_difference_step,
 }
 
 
@@ -269,6 +310,8 @@ def main() -> None:
     equal = min((n for n in variances if variances[n] <= variance["trace"]), key=seconds.get)
     result = {f"{name}_s": seconds[name] for name in STEPS} | {
         "memory_mib": memory,
+        "finite_differences_memory": memory["finite_differences"],
+        "finite_differences_relative_error": finite_difference_error(model, draw, 5),
         "variance_ratio": ratio,
         "variance_ratio_importance_times": variance["trace"] / squared,
         "equal_variance": equal,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qcsbm.adapters.score_sde import from_score_sde
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
     from qcsbm.score.sde import VE, VP
+    from qcsbm.conservativeness.regulariser import quasi_conservative_loss
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _PUBLIC = {
     "from_function": "adapters.functions",
     "from_numpy": "adapters.functions",
     "from_score_sde": "adapters.score_sde",
+    "quasi_conservative_loss": "conservativeness.regulariser",
 }
 __all__ = [
     "Discrete",
@@ -51,6 +53,7 @@ __all__ = [
     "from_function",
     "from_numpy",
     "from_score_sde",
+    "quasi_conservative_loss",
 ]
 
 

@@ -64,6 +64,13 @@ def central_difference(
         return (function(x + step * v) - function(x - step * v)) / (2 * step)
 
 
-def rademacher(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Independent ±1 entries with equal probability, float32: E[v vᵀ] = I."""
-    return torch.randint(0, 2, shape, generator=generator).mul_(2).sub_(1).float()
+def rademacher(
+    shape: torch.Size | tuple[int, ...],
+    generator: torch.Generator | None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Independent ±1 entries with equal probability, float32: E[v vᵀ] = I.
+
+    They are drawn on ``device``, the CPU if none is given, by its ``generator`` or PyTorch's own.
+    """
+    return torch.randint(0, 2, shape, generator=generator, device=device).mul_(2).sub_(1).float()
