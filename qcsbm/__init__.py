@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from qcsbm.adapters.field import Field
     from qcsbm.adapters.functions import from_function, from_numpy
     from qcsbm.adapters.score_sde import from_score_sde
+    from qcsbm.conservativeness.regulariser import quasi_conservative_loss
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
     from qcsbm.score.sde import VE, VP
-    from qcsbm.conservativeness.regulariser import quasi_conservative_loss
 
 __version__ = "0.1.0"
 
