@@ -13,15 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qcsbm.adapters.field import Field
+    from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
+    from qcsbm.score.sde import VE, VP
 
 __version__ = "0.1.0"
 
 # By name, the module that it is defined in.
 _PUBLIC = {
+    "Discrete": "score.schedules",
+    "EDM": "score.schedules",
     "Field": "adapters.field",
+    "RectifiedFlow": "score.schedules",
+    "VE": "score.sde",
+    "VP": "score.sde",
 }
 __all__ = [
+    "Discrete",
+    "EDM",
     "Field",
+    "RectifiedFlow",
+    "VE",
+    "VP",
 ]
 
 

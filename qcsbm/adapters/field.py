@@ -7,15 +7,18 @@ from torch import Tensor, nn
 
 from qcsbm.score.kinds import Kind
 from qcsbm.score.schedules import Schedule
+from qcsbm.score.sde import bcast
 
 
 @dataclass(frozen=True)
 class Field:
     """A vector field and what its values mean.
 
-    ``function`` maps x (B, ...) and t (B,) to a tensor like x. The time t is that of ``schedule``;
-    a field without one has no noise level, and its function may ignore t. ``kind`` says what the
-    values are, see `qcsbm.score.kinds`. ``name`` is what the report calls the field. ``shape`` is
+    A field is called with x (B, ...) and t (B,) and gives a tensor like x. The time t is that of
+    ``schedule``; a field without one has no noise level and may ignore t. ``kind`` says what the
+    values are, see `qcsbm.score.kinds`. ``function`` is what is called, with x and t themselves;
+    only of the kind ``denoiser`` under a schedule, with x / α, which is data plus noise, and σ / α,
+    the noise's standard deviation. ``name`` is what the report calls the field. ``shape`` is
     that of a sample and ``data_range`` the smallest and largest value of data, where these are
     known. ``module`` holds the parameters, where there are some: it is moved and converted with the
     samples. ``files`` has the SHA-256 of every file that the field was read from, by its path.
@@ -33,4 +36,7 @@ class Field:
     differentiable: bool = True
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.kind == "denoiser" and self.schedule is not None:
+            y = x / bcast(self.schedule.mean(t), x)
+            return self.function(y, self.schedule.sigma(t))
         return self.function(x, t)
