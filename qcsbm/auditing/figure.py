@@ -1,0 +1,357 @@
+"""An audit as a figure, and as one page with its table.
+
+Colours are those that Okabe and Ito chose to be told apart with any colour vision; markers and
+lines differ too, so that nothing is lost in grey. Bytes depend on the report alone.
+
+References:
+    Color Universal Design (Okabe & Ito, 2008); https://jfly.uni-koeln.de/color/
+"""
+
+import itertools
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qcsbm.auditing.report import Level, Mean, Quantity, Report, heading, interval, protocol, shown
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+# By format, what keeps dates and versions out of a file.
+METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+BLACK, GREY, BLUE, VERMILLION, GREEN = "#000000", "#777777", "#0072B2", "#D55E00", "#009E73"
+OTHER_KINDS = ((VERMILLION, "s"), (GREEN, "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
+LOOK = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "errorbar.capsize": 2,
+    "savefig.dpi": 200,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "qcsbm",
+    "pdf.fonttype": 42,
+}
+# Inches: a page's text is about 7 wide.
+WIDTH, ROW = 7.0, 2.35
+MARGIN, LINE, CHARACTER = 0.4, 0.155, 0.066
+# Values this many times as large as others need a logarithmic axis.
+FAR = 20
+
+
+def plot(report: Report, path: str | Path) -> None:
+    """Draw ``report`` into ``path``, whose suffix says the format: .png, .svg or .pdf.
+
+    Raises:
+        BadInput: it has another suffix, or Matplotlib is missing.
+    """
+
+    def draw(figure: "Figure") -> None:
+        panels = list(_panels(report))
+        figure.set_size_inches(WIDTH, ROW * -(-len(panels) // 2))
+        _fill(figure, panels)
+
+    _save(draw, path)
+
+
+def page(report: Report, path: str | Path) -> None:
+    """The table, the figure and what may be concluded on one page, into ``path`` as in `plot`.
+
+    Raises:
+        BadInput: as in `plot`.
+    """
+
+    def draw(figure: "Figure") -> None:
+        panels = list(_panels(report))
+        above = _wrapped(protocol(report)) + [""]
+        below = [f"Warning: {text}" for text in report.warnings] + list(report.conclusion)
+        lines = [line for text in below for line in [*_wrapped(text), ""]]
+        rows = list(_rows(report))
+        heights = [
+            MARGIN + LINE * (len(above) + len(rows) + 3),
+            ROW * -(-len(panels) // 2),
+            MARGIN + LINE * len(lines),
+        ]
+        figure.set_size_inches(WIDTH + 2 * MARGIN, sum(heights))
+        top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
+        _write_table(top, heights[0], heading(report), above, rows)
+        _, inner, _ = middle.subfigures(1, 3, width_ratios=[MARGIN, WIDTH, MARGIN])
+        _fill(inner, panels)
+        _write(bottom, heights[2], lines, 0.0)
+
+    _save(draw, path)
+
+
+def _save(draw: Callable[["Figure"], None], path: str | Path) -> None:
+    path = Path(path)
+    if path.suffix not in METADATA:
+        raise BadInput(
+            f"{path}: found the suffix {path.suffix!r}, expected one of {', '.join(METADATA)}"
+        )
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise BadInput(
+            "Matplotlib: found no such package, expected it for figures; pip install "
+            "'qcsbm[figures]'"
+        ) from None
+    # The look is not the caller's: it holds while this figure is drawn and saved.
+    with matplotlib.rc_context(LOOK), atomic(path) as temporary:
+        figure = Figure(layout="constrained")
+        draw(figure)
+        figure.savefig(temporary, metadata=METADATA[path.suffix])
+
+
+def _fill(figure: "Figure | SubFigure", panels: list[Callable[["Axes"], None]]) -> None:
+    columns = min(2, len(panels))
+    axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat
+    for panel, place in zip(panels, axes, strict=False):
+        panel(place)
+    for place in list(axes)[len(panels) :]:
+        place.set_axis_off()
+
+
+def _panels(report: Report) -> Iterator[Callable[["Axes"], None]]:
+    yield lambda axes: _draw_asymmetry(axes, report)
+    if any(level.circulation for level in report.levels):
+        yield lambda axes: _draw_circulation(axes, report)
+    if any(level.spectrum for level in report.levels):
+        yield lambda axes: _draw_rotation(axes, report)
+        yield lambda axes: _draw_eigenvalues(axes, report)
+
+
+def _noise(levels: tuple[Level, ...]) -> tuple[np.ndarray, str, bool]:
+    """Where levels stand on the axis, its label, and whether it is logarithmic."""
+    sigma = [level.sigma for level in levels if level.sigma is not None]
+    if len(sigma) == len(levels):
+        return np.array(sigma), "noise level σ, relative to the data", min(sigma) > 0
+    times = [level.t for level in levels if level.t is not None]
+    if len(times) == len(levels):
+        return np.array(times), "t", False
+    return np.arange(len(levels), dtype=float), "", False
+
+
+def _along_noise(axes: "Axes", report: Report, title: str) -> np.ndarray:
+    x, label, logarithmic = _noise(report.levels)
+    axes.set(title=title, xlabel=label)
+    if logarithmic:
+        axes.set_xscale("log")
+        if len(x) == 1:
+            axes.set_xlim(x[0] / 3, x[0] * 3)
+    if not label:
+        axes.set_xticks([])
+    return x
+
+
+def _draw_quantities(
+    axes: "Axes", x: np.ndarray, quantities: Sequence[Quantity], **options: Any
+) -> None:
+    value = np.array([q.value for q in quantities])
+    low = np.array([q.value if q.low is None else q.low for q in quantities])
+    high = np.array([q.value if q.high is None else q.high for q in quantities])
+    # An estimate may lie outside of what is left of its interval where it is cut at 0.
+    errors = np.maximum(np.stack([value - low, high - value]), 0)
+    axes.errorbar(x, value, errors, **options)
+
+
+def _draw_asymmetry(axes: "Axes", report: Report) -> None:
+    x = _along_noise(axes, report, "Asymmetry")
+    found = [(p, level.nasym) for p, level in zip(x, report.levels, strict=True) if not level.zero_within]
+    if found:
+        points, quantities = zip(*found, strict=True)
+        kind = report.field.kind
+        _draw_quantities(axes, np.array(points), quantities, color=BLUE, marker="o", label=kind)
+    zeros = [(p, level.zero_within.nasym) for p, level in zip(x, report.levels, strict=True) if level.zero_within]
+    if zeros:
+        hollow = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
+        axes.plot(*zip(*zeros, strict=True), color=GREY, label="zero within", **hollow)
+    kinds = report.levels[0].nasym_by_kind
+    for kind, (colour, marker) in zip(kinds, OTHER_KINDS, strict=False):
+        of_kind = [level.nasym_by_kind[kind] for level in report.levels]
+        look = {"color": colour, "marker": marker, "linestyle": "--", "label": f"as {kind}"}
+        _draw_quantities(axes, x, of_kind, **look)
+    axes.set_ylabel("NAsym")
+    if kinds or zeros:
+        axes.legend()
+    seen = [level.nasym for level in report.levels if not level.zero_within]
+    _scale(axes, [*seen, *(q for level in report.levels for q in level.nasym_by_kind.values())])
+    # λ at the ticks of NAsym, whose lines it shares.
+    roots = axes.secondary_yaxis("right")
+    roots.set_ylabel("λ = √NAsym")
+    roots.yaxis.set_major_formatter(lambda nasym, _: f"{np.sqrt(max(nasym, 0)):.2g}")
+    roots.yaxis.set_minor_formatter("")
+
+
+def _draw_circulation(axes: "Axes", report: Report) -> None:
+    x = _along_noise(axes, report, "Circulation around triangles of samples")
+    found = [
+        (point, level.circulation)
+        for point, level in zip(x, report.levels, strict=True)
+        if level.circulation
+    ]
+    points, circulations = zip(*found, strict=True)
+    quantities = [circulation.rms for circulation in circulations]
+    _draw_quantities(axes, np.array(points), quantities, color=VERMILLION, marker="s")
+    axes.set_ylabel(f"root mean square ({circulations[0].unit})")
+    _scale(axes, quantities)
+
+
+def _draw_rotation(axes: "Axes", report: Report) -> None:
+    import matplotlib
+
+    axes.set(title="Rotation", xlabel="planes", ylabel="share of ‖A‖² in the first planes")
+    levels = [level for level in report.levels if level.spectrum and not level.zero_within]
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(len(levels), 2)))
+    named = _named(levels)
+    planes = 1
+    for level, colour, name, marker in zip(levels, colours, named, _markers(), strict=False):
+        for number, spectrum in enumerate(level.spectrum):
+            squares = np.square(spectrum.rotation).cumsum()
+            if spectrum.share and squares[-1] > 0:
+                shares = spectrum.share * squares / squares[-1]
+                planes = max(planes, len(shares))
+                label = name if number == 0 else None
+                k = np.arange(1, len(shares) + 1)
+                axes.plot(k, shares, color=colour, marker=marker, label=label)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlim(0.6, planes + 0.4)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if levels:
+        axes.legend(ncols=2 if len(levels) > 3 else 1)
+
+
+def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
+    of_denoiser = any(s.denoiser for level in report.levels for s in level.spectrum)
+    x = _along_noise(axes, report, "Extreme eigenvalues")
+    points, lows, highs = [], [], []
+    for point, level in zip(x, report.levels, strict=True):
+        ends = [s.denoiser if of_denoiser else s.symmetric for s in level.spectrum]
+        for low, high in (end for end in ends if end):
+            points.append(point)
+            lows.append(low)
+            highs.append(high)
+    axes.vlines(points, lows, highs, color=GREY, linewidth=0.8)
+    axes.plot(points, highs, color=BLUE, marker="^", linestyle="none", label="highest")
+    axes.plot(points, lows, color=VERMILLION, marker="v", linestyle="none", label="lowest")
+    axes.axhline(0, color=BLACK, linewidth=0.8)
+    sizes = np.abs([*lows, *highs])
+    if not of_denoiser and sizes.max() > FAR * np.median(sizes):
+        axes.set_yscale("symlog", linthresh=max(float(np.median(sizes)), 1e-30))
+    axes.set_ylabel("denoiser's Jacobian" if of_denoiser else "(J + Jᵀ) / 2")
+    axes.legend()
+
+
+def _scale(axes: "Axes", quantities: Sequence[Quantity]) -> None:
+    """Logarithmic where values are far apart, else from 0 on."""
+    values = [q.value for q in quantities if q.value > 0]
+    if values and max(values) > FAR * min(values):
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(bottom=min(values) / 5)
+    else:
+        axes.set_ylim(bottom=0)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=True)
+
+
+def _named(levels: list[Level]) -> list[str]:
+    return [
+        f"σ = {level.sigma:.3g}"
+        if level.sigma is not None
+        else "samples"
+        if level.t is None
+        else f"t = {level.t:.3g}"
+        for level in levels
+    ]
+
+
+def _markers() -> Iterator[str]:
+    return itertools.cycle("os^Dv<>P")
+
+
+def _rows(report: Report) -> Iterator[list[str]]:
+    """The cells of the page's table, its head first."""
+    mean = report.mean
+    unit = next((level.circulation.unit for level in report.levels if level.circulation), None)
+    head = ["t", "σ", "Asym", "NAsym", "95 % interval", "λ", "κ²"]
+    yield [*head, f"circulation ({unit})" if unit else ""]
+    for level in report.levels:
+        place = ["" if number is None else f"{number:.3g}" for number in (level.t, level.sigma)]
+        circulation = shown(level.circulation.rms) if level.circulation else ""
+        yield [*place, *_numbers(level), circulation]
+    if len(report.levels) > 1:
+        yield ["mean", "", *_numbers(mean), ""]
+
+
+def _numbers(found: Level | Mean) -> list[str]:
+    if found.zero_within:
+        bounds = (found.zero_within.asym, found.zero_within.nasym, found.zero_within.lambda_)
+        asym, nasym, root = (f"< {bound:.2g}" for bound in bounds)
+        return [asym, nasym, "zero", root, f"< {4 * found.zero_within.nasym:.2g}"]
+    quantities = [found.asym, found.nasym, found.lambda_, found.kappa_squared]
+    asym, nasym, root, kappa = map(shown, quantities)
+    return [asym, nasym, interval(found.nasym), root, kappa]
+
+
+def _write_table(
+    figure: "SubFigure", height: float, title: str, above: list[str], rows: list[list[str]]
+) -> None:
+    figure.text(_across(0), 1 - MARGIN / height, title, fontsize=11, weight="bold", va="top")
+    start = MARGIN + 2 * LINE
+    _write(figure, height, above, start)
+    start += LINE * len(above)
+    # Columns as wide as their longest cell, and as far apart as the page allows.
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    lengths = [max(map(len, column)) for column in columns]
+    gap = (WIDTH - sum(lengths) * CHARACTER) / max(len(columns) - 1, 1)
+    right = 0.0
+    for column, length in zip(columns, lengths, strict=True):
+        right += length * CHARACTER
+        for number, cell in enumerate(column):
+            below = 1 - (start + LINE * (number + (number > 0) / 2)) / height
+            figure.text(_across(right), below, cell, fontsize=7.5, ha="right", va="top")
+        right += min(gap, MARGIN)
+    end = start + LINE * (len(rows) + 0.6)
+    for y in (start - 0.04, start + LINE * 1.15, end):
+        _rule(figure, 1 - y / height)
+
+
+def _rule(figure: "SubFigure", y: float) -> None:
+    from matplotlib.lines import Line2D
+
+    across = [_across(0), _across(WIDTH)]
+    figure.add_artist(Line2D(across, [y, y], color=BLACK, linewidth=0.8))
+
+
+def _write(figure: "SubFigure", height: float, lines: list[str], start: float) -> None:
+    for number, line in enumerate(lines):
+        below = 1 - (start + LINE * number) / height
+        figure.text(_across(0), below, line, fontsize=7.5, va="top")
+
+
+def _across(inches: float) -> float:
+    """Of the page's width."""
+    return (MARGIN + inches) / (WIDTH + 2 * MARGIN)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 122)
