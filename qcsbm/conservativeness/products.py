@@ -1,9 +1,11 @@
 """Products with the Jacobian of a vector field, and random probes.
 
-Every function takes the field's value ``s`` at ``x`` together with ``x`` itself, both of shape
-(B, ...) with a graph between them. Samples of a batch must not interact, so that the Jacobian is
-block diagonal; J below is one sample's block, with D = numel / B rows and columns.
+Functions that differentiate take the field's value ``s`` at ``x`` together with ``x`` itself, both
+of shape (B, ...) with a graph between them. Samples of a batch must not interact, so that the
+Jacobian is block diagonal; J below is one sample's block, with D = numel / B rows and columns.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,6 +49,19 @@ def jacobian(s: Tensor, x: Tensor, create_graph: bool = False, copies: int = 1) 
         products = vjp(flat, x, v.flatten(0, 1), create_graph=create_graph)
         rows.append(products.flatten(1).unflatten(0, (copies, -1)))
     return torch.cat(rows)[:d].transpose(0, 1)
+
+
+def central_difference(
+    function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, step: float
+) -> Tensor:
+    """Jv of the field ``function`` at ``x``, from its values at ``x`` ± ``step`` ``v``; like ``x``.
+
+    Needs no derivative. The error has a part from truncation, which grows as ``step``², and one
+    from rounding, which grows as 1 / ``step``. A probe ``v`` moves every coordinate by ``step``, in
+    the units of ``x``: a small fraction of its noise level is a good one.
+    """
+    with torch.no_grad():
+        return (function(x + step * v) - function(x - step * v)) / (2 * step)
 
 
 def rademacher(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
