@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qcsbm.adapters.field import Field
+    from qcsbm.auditing.audit import asymmetry, audit
+    from qcsbm.auditing.report import Report
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
     from qcsbm.score.sde import VE, VP
 
@@ -24,16 +26,22 @@ _PUBLIC = {
     "EDM": "score.schedules",
     "Field": "adapters.field",
     "RectifiedFlow": "score.schedules",
+    "Report": "auditing.report",
     "VE": "score.sde",
     "VP": "score.sde",
+    "asymmetry": "auditing.audit",
+    "audit": "auditing.audit",
 }
 __all__ = [
     "Discrete",
     "EDM",
     "Field",
     "RectifiedFlow",
+    "Report",
     "VE",
     "VP",
+    "asymmetry",
+    "audit",
 ]
 
 

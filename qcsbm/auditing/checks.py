@@ -20,6 +20,8 @@ from qcsbm.score.sde import bcast
 # Two outputs are the same if they differ by less than this many units of rounding of the largest
 # entry: kernels on GPUs do not always add in the same order.
 ROUNDINGS = 1e3
+# Samples that are denoised for it.
+TRIED = 64
 # Denoising has to be so much better at another scale before anybody is warned.
 CLEARLY = 0.8
 # Entries outside the range of the data, relative to its width, that are no reason to warn.
@@ -142,12 +144,15 @@ def _other_scale(
         mapped, factor, scale, other = (x + 1) / 2, 0.5, "[-1, 1]", "[0, 1]"
     else:
         return
-    spread = float(x.std())
     # Where there is as much noise as data, where the data lie matters most.
-    losses = [
-        sum(denoising_loss(field, schedule, data, times * spread * scaled) for times in (1.0, 3.0))
-        for data, scaled in ((x, 1.0), (mapped, factor))
-    ]
+    noise = float(x.std())
+    try:
+        losses = [
+            denoising_loss(field, schedule, data[:TRIED], scaled * noise)
+            for data, scaled in ((x, 1.0), (mapped, factor))
+        ]
+    except BadInput:  # the schedule has no such level
+        return
     if losses[1] < CLEARLY * losses[0]:
         yield (
             f"the data lie in {scale}, but {field.name} denoises them better when they are mapped "
