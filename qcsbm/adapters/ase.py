@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from qcsbm.adapters.field import Field
+from qcsbm.adapters.library import library
+from qcsbm.runtime import own_code
 from qcsbm.runtime.errors import BadInput, MissingFile
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def read_structures(path: str | Path, limit: int | None = None) -> list["Atoms"]
     Raises:
         BadInput: ASE is missing, or there is no such file, or there are no structures in it.
     """
-    require_ase()
+    library("ase")
     from ase.io import iread
     from ase.io.formats import UnknownFileTypeError, filetype
 
@@ -116,15 +118,14 @@ def read_structures(path: str | Path, limit: int | None = None) -> list["Atoms"]
     return structures
 
 
-def require_ase() -> None:
-    """Refuse to go on without ASE.
+def load_calculator(name: str) -> Any:
+    """The calculator that the function ``name``, in the working directory, returns.
+
+    ``module:function`` takes no arguments.
 
     Raises:
-        BadInput: it is not installed.
+        BadInput: there is no such function, or it raised an exception.
     """
-    try:
-        import ase  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise BadInput(
-            "found no package ase, expected it for force fields: pip install 'qcsbm[ase]'"
-        ) from error
+    factory = own_code.function(name)
+    with own_code.errors_located(name, "a function without arguments that returns a calculator"):
+        return factory()

@@ -36,7 +36,6 @@ from qcsbm.runtime.errors import BadInput, Diverged
 from qcsbm.runtime.seeding import generator
 from qcsbm.score.kinds import Kind, conversion, to_score
 from qcsbm.score.schedules import Schedule, levels
-from qcsbm.score.sde import bcast
 
 # Up to so many dimensions a whole Jacobian costs no more than a good estimate.
 AFFORDABLE = 64
@@ -168,10 +167,8 @@ def audit(
         mean=over_levels,
         warnings=tuple(warnings),
         conclusion=tuple(conclusion(audited, protocol, measured, over_levels)),
-        cost=found.Cost(
-            evaluations=run.evaluations, seconds=round(time.perf_counter() - start, 3)
-        ),
-        versions=dict(_versions()),
+        cost=found.Cost(evaluations=run.evaluations, seconds=round(time.perf_counter() - start, 3)),
+        versions=dict(versions()),
     )
 
 
@@ -395,7 +392,9 @@ class _Run:
         bar.update(bool(circulation))
         spectra = []
         for sample in x[:spectrum].split(1):
-            computed = planes_of.spectrum(self.function(t), sample, planes, products, self.length(t))
+            computed = planes_of.spectrum(
+                self.function(t), sample, planes, products, self.length(t)
+            )
             spectra.append(_spectrum(computed, self._denoiser(t)))
             evaluations += computed.evaluations
         bar.update(bool(spectrum))
@@ -493,9 +492,7 @@ def _zero(parts: list[Estimates]) -> found.Zero | None:
     return found.Zero(asym=bound, nasym=nasym, lambda_=math.sqrt(nasym))
 
 
-def _spectrum(
-    computed: planes_of.Spectrum, denoiser: tuple[float, float] | None
-) -> found.Spectrum:
+def _spectrum(computed: planes_of.Spectrum, denoiser: tuple[float, float] | None) -> found.Spectrum:
     low, high = computed.symmetric
     ends = None
     if denoiser is not None:
@@ -512,7 +509,9 @@ def _spectrum(
 def _mean(measured: list[found.Level]) -> found.Mean:
     asym, nasym = (
         Quantity.of(
-            mean(torch.tensor([getattr(level.samples, name) for level in measured]).double().mean(0))
+            mean(
+                torch.tensor([getattr(level.samples, name) for level in measured]).double().mean(0)
+            )
         )
         for name in ("asym", "nasym")
     )
@@ -633,7 +632,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def versions() -> Iterator[tuple[str, str]]:
+    """The packages that the numbers of this process depend on, and Python itself."""
     yield "python", platform.python_version()
     for name in PACKAGES:
         # A package that was not imported had no part in the numbers.

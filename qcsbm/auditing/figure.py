@@ -69,9 +69,9 @@ def plot(report: Report, path: str | Path) -> None:
     def draw(figure: "Figure") -> None:
         panels = list(_panels(report))
         figure.set_size_inches(WIDTH, ROW * -(-len(panels) // 2))
-        _fill(figure, panels)
+        fill(figure, panels)
 
-    _save(draw, path)
+    save(draw, path)
 
 
 def page(report: Report, path: str | Path) -> None:
@@ -96,13 +96,13 @@ def page(report: Report, path: str | Path) -> None:
         top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
         _write_table(top, heights[0], heading(report), above, rows)
         _, inner, _ = middle.subfigures(1, 3, width_ratios=[MARGIN, WIDTH, MARGIN])
-        _fill(inner, panels)
+        fill(inner, panels)
         _write(bottom, heights[2], lines, 0.0)
 
-    _save(draw, path)
+    save(draw, path)
 
 
-def _save(draw: Callable[["Figure"], None], path: str | Path) -> None:
+def save(draw: Callable[["Figure"], None], path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in METADATA:
         raise BadInput(
@@ -123,7 +123,7 @@ def _save(draw: Callable[["Figure"], None], path: str | Path) -> None:
         figure.savefig(temporary, metadata=METADATA[path.suffix])
 
 
-def _fill(figure: "Figure | SubFigure", panels: list[Callable[["Axes"], None]]) -> None:
+def fill(figure: "Figure | SubFigure", panels: list[Callable[["Axes"], None]]) -> None:
     columns = min(2, len(panels))
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat
     for panel, place in zip(panels, axes, strict=False):
@@ -164,7 +164,7 @@ def _along_noise(axes: "Axes", report: Report, title: str) -> np.ndarray:
     return x
 
 
-def _draw_quantities(
+def draw_quantities(
     axes: "Axes", x: np.ndarray, quantities: Sequence[Quantity], **options: Any
 ) -> None:
     value = np.array([q.value for q in quantities])
@@ -177,12 +177,18 @@ def _draw_quantities(
 
 def _draw_asymmetry(axes: "Axes", report: Report) -> None:
     x = _along_noise(axes, report, "Asymmetry")
-    found = [(p, level.nasym) for p, level in zip(x, report.levels, strict=True) if not level.zero_within]
+    found = [
+        (p, level.nasym) for p, level in zip(x, report.levels, strict=True) if not level.zero_within
+    ]
     if found:
         points, quantities = zip(*found, strict=True)
         kind = report.field.kind
-        _draw_quantities(axes, np.array(points), quantities, color=BLUE, marker="o", label=kind)
-    zeros = [(p, level.zero_within.nasym) for p, level in zip(x, report.levels, strict=True) if level.zero_within]
+        draw_quantities(axes, np.array(points), quantities, color=BLUE, marker="o", label=kind)
+    zeros = [
+        (p, level.zero_within.nasym)
+        for p, level in zip(x, report.levels, strict=True)
+        if level.zero_within
+    ]
     if zeros:
         hollow = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
         axes.plot(*zip(*zeros, strict=True), color=GREY, label="zero within", **hollow)
@@ -190,7 +196,7 @@ def _draw_asymmetry(axes: "Axes", report: Report) -> None:
     for kind, (colour, marker) in zip(kinds, OTHER_KINDS, strict=False):
         of_kind = [level.nasym_by_kind[kind] for level in report.levels]
         look = {"color": colour, "marker": marker, "linestyle": "--", "label": f"as {kind}"}
-        _draw_quantities(axes, x, of_kind, **look)
+        draw_quantities(axes, x, of_kind, **look)
     axes.set_ylabel("NAsym")
     if kinds or zeros:
         axes.legend()
@@ -212,7 +218,7 @@ def _draw_circulation(axes: "Axes", report: Report) -> None:
     ]
     points, circulations = zip(*found, strict=True)
     quantities = [circulation.rms for circulation in circulations]
-    _draw_quantities(axes, np.array(points), quantities, color=VERMILLION, marker="s")
+    draw_quantities(axes, np.array(points), quantities, color=VERMILLION, marker="s")
     axes.set_ylabel(f"root mean square ({circulations[0].unit})")
     _scale(axes, quantities)
 

@@ -15,7 +15,7 @@ from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 
 import qcsbm.adapters.ase
-from qcsbm.adapters.ase import from_calculator, read_structures
+from qcsbm.adapters.ase import from_calculator, load_calculator, read_structures
 from qcsbm.runtime.errors import BadInput, MissingFile
 
 T = torch.zeros(2)
@@ -129,6 +129,20 @@ def test_calculators_of_different_structures_do_not_disturb_each_other():
     first = fields[0](x[0], T)
     fields[1](x[1], T)
     torch.testing.assert_close(fields[0](x[0], T), first)
+
+
+def test_calculator_comes_from_a_function_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "potentials.py").write_text(
+        "from ase.calculators.emt import EMT\n"
+        "def copper():\n    return EMT()\n"
+        "def broken():\n    raise KeyError('no weights')\n"
+    )
+    assert isinstance(load_calculator("potentials:copper"), EMT)
+    with pytest.raises(BadInput, match=r"found KeyError: 'no weights' \(potentials.py, line 5\)"):
+        load_calculator("potentials:broken")
+    with pytest.raises(BadInput, match="potentials:iron: found nothing under that name"):
+        load_calculator("potentials:iron")
 
 
 def test_examples_run():
