@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qcsbm.adapters.field import Field
     from qcsbm.auditing.audit import asymmetry, audit
+    from qcsbm.auditing.compare import compare
     from qcsbm.auditing.report import Report
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
     from qcsbm.score.sde import VE, VP
@@ -31,6 +32,7 @@ _PUBLIC = {
     "VP": "score.sde",
     "asymmetry": "auditing.audit",
     "audit": "auditing.audit",
+    "compare": "auditing.compare",
 }
 __all__ = [
     "Discrete",
@@ -42,6 +44,7 @@ __all__ = [
     "VP",
     "asymmetry",
     "audit",
+    "compare",
 ]
 
 

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcsbm.auditing.report import Level, Mean, Quantity, Report, heading, interval, protocol, shown
+from qcsbm.auditing.report import (
+    Level,
+    Mean,
+    Quantity,
+    Report,
+    heading,
+    interval,
+    protocol,
+    shown,
+)
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic
 
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
 METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 BLACK, GREY, BLUE, VERMILLION, GREEN = "#000000", "#777777", "#0072B2", "#D55E00", "#009E73"
 OTHER_KINDS = ((VERMILLION, "s"), (GREEN, "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -54,7 +63,7 @@ LOOK = {
 }
 # Inches: a page's text is about 7 wide.
 WIDTH, ROW = 7.0, 2.35
-MARGIN, LINE, CHARACTER = 0.4, 0.155, 0.066
+MARGIN, LINE, CHARACTER = 0.4, 0.155, 0.07
 # Values this many times as large as others need a logarithmic axis.
 FAR = 20
 
@@ -69,9 +78,9 @@ def plot(report: Report, path: str | Path) -> None:
     def draw(figure: "Figure") -> None:
         panels = list(_panels(report))
         figure.set_size_inches(WIDTH, ROW * -(-len(panels) // 2))
-        _fill(figure, panels)
+        fill(figure, panels)
 
-    _save(draw, path)
+    save(draw, path)
 
 
 def page(report: Report, path: str | Path) -> None:
@@ -93,16 +102,16 @@ def page(report: Report, path: str | Path) -> None:
             MARGIN + LINE * len(lines),
         ]
         figure.set_size_inches(WIDTH + 2 * MARGIN, sum(heights))
-        top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
-        _write_table(top, heights[0], heading(report), above, rows)
-        _, inner, _ = middle.subfigures(1, 3, width_ratios=[MARGIN, WIDTH, MARGIN])
-        _fill(inner, panels)
-        _write(bottom, heights[2], lines, 0.0)
+        parts: Any = figure.subfigures(3, 1, height_ratios=heights)
+        _write_table(parts[0], heights[0], heading(report), above, rows)
+        inner: Any = parts[1].subfigures(1, 3, width_ratios=[MARGIN, WIDTH, MARGIN])
+        fill(inner[1], panels)
+        _write(parts[2], heights[2], lines, 0.0)
 
-    _save(draw, path)
+    save(draw, path)
 
 
-def _save(draw: Callable[["Figure"], None], path: str | Path) -> None:
+def save(draw: Callable[["Figure"], None], path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in METADATA:
         raise BadInput(
@@ -123,7 +132,7 @@ def _save(draw: Callable[["Figure"], None], path: str | Path) -> None:
         figure.savefig(temporary, metadata=METADATA[path.suffix])
 
 
-def _fill(figure: "Figure | SubFigure", panels: list[Callable[["Axes"], None]]) -> None:
+def fill(figure: "Figure | SubFigure", panels: list[Callable[["Axes"], None]]) -> None:
     columns = min(2, len(panels))
     axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat
     for panel, place in zip(panels, axes, strict=False):
@@ -164,7 +173,7 @@ def _along_noise(axes: "Axes", report: Report, title: str) -> np.ndarray:
     return x
 
 
-def _draw_quantities(
+def draw_quantities(
     axes: "Axes", x: np.ndarray, quantities: Sequence[Quantity], **options: Any
 ) -> None:
     value = np.array([q.value for q in quantities])
@@ -177,20 +186,26 @@ def _draw_quantities(
 
 def _draw_asymmetry(axes: "Axes", report: Report) -> None:
     x = _along_noise(axes, report, "Asymmetry")
-    found = [(p, level.nasym) for p, level in zip(x, report.levels, strict=True) if not level.zero_within]
+    found = [
+        (p, level.nasym) for p, level in zip(x, report.levels, strict=True) if not level.zero_within
+    ]
     if found:
         points, quantities = zip(*found, strict=True)
         kind = report.field.kind
-        _draw_quantities(axes, np.array(points), quantities, color=BLUE, marker="o", label=kind)
-    zeros = [(p, level.zero_within.nasym) for p, level in zip(x, report.levels, strict=True) if level.zero_within]
+        draw_quantities(axes, np.array(points), quantities, color=BLUE, marker="o", label=kind)
+    zeros = [
+        (p, level.zero_within.nasym)
+        for p, level in zip(x, report.levels, strict=True)
+        if level.zero_within
+    ]
     if zeros:
-        hollow = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
+        hollow: dict[str, Any] = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
         axes.plot(*zip(*zeros, strict=True), color=GREY, label="zero within", **hollow)
     kinds = report.levels[0].nasym_by_kind
     for kind, (colour, marker) in zip(kinds, OTHER_KINDS, strict=False):
         of_kind = [level.nasym_by_kind[kind] for level in report.levels]
         look = {"color": colour, "marker": marker, "linestyle": "--", "label": f"as {kind}"}
-        _draw_quantities(axes, x, of_kind, **look)
+        draw_quantities(axes, x, of_kind, **look)
     axes.set_ylabel("NAsym")
     if kinds or zeros:
         axes.legend()
@@ -212,7 +227,7 @@ def _draw_circulation(axes: "Axes", report: Report) -> None:
     ]
     points, circulations = zip(*found, strict=True)
     quantities = [circulation.rms for circulation in circulations]
-    _draw_quantities(axes, np.array(points), quantities, color=VERMILLION, marker="s")
+    draw_quantities(axes, np.array(points), quantities, color=VERMILLION, marker="s")
     axes.set_ylabel(f"root mean square ({circulations[0].unit})")
     _scale(axes, quantities)
 
@@ -234,11 +249,14 @@ def _draw_rotation(axes: "Axes", report: Report) -> None:
                 label = name if number == 0 else None
                 k = np.arange(1, len(shares) + 1)
                 axes.plot(k, shares, color=colour, marker=marker, label=label)
-    axes.set_ylim(0, 1.03)
+    columns = 2 if len(levels) < 7 else 3
+    # The legend stands above what the lines can reach.
+    axes.set_ylim(0, 1.05 + 0.13 * -(-len(levels) // columns))
+    axes.set_yticks(np.arange(0, 1.01, 0.2))
     axes.set_xlim(0.6, planes + 0.4)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xticks(range(1, planes + 1))
     if levels:
-        axes.legend(ncols=2 if len(levels) > 3 else 1)
+        axes.legend(ncols=columns, loc="upper left", columnspacing=1.2)
 
 
 def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
