@@ -1,6 +1,6 @@
-"""Classes of one's own, in Python files in the working directory.
+"""Classes and functions of one's own, in Python files in the working directory.
 
-``module:Class`` is a class in ``module.py``, ``package.module:Class`` one in a module of a package.
+``module:name`` is one in ``module.py``, ``package.module:name`` one in a module of a package.
 Jobs do not have the working directory on Python's path, and nothing here puts it there: of what
 lies in it only that file can be imported, or, of a package, every module. The SHA-256 of these
 files is therefore that of all code which a class brings along, installed packages apart. Data that
@@ -10,18 +10,19 @@ the code reads by itself are not in it.
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import FileFinder, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 from qcsbm.runtime import outside
 from qcsbm.runtime.errors import BadInput, MissingFile
 
 
 def files(name: str) -> list[Path]:
-    """The file of the class ``name``, or all modules of its package; none where it is missing."""
+    """The file that ``name`` is in, or all modules of its package; none where it is missing."""
     parts = name.partition(":")[0].split(".")
     top = Path(parts[0])
     alone = top.with_suffix(".py")
@@ -40,7 +41,7 @@ def _is_module(path: Path) -> bool:
 
 
 def _own_file(name: str) -> Path:
-    """Where the class ``name`` has to be defined or imported."""
+    """Where what is called ``name`` has to be defined or imported."""
     path = Path(*name.partition(":")[0].split("."))
     package = path / "__init__.py"
     return package if package.is_file() else path.with_suffix(".py")
@@ -90,6 +91,26 @@ def load(name: str) -> type:
     Raises:
         BadInput: there is no such module or no such class in it, or the module cannot be imported.
     """
+    found = _attribute(name)
+    if not isinstance(found, type):
+        raise BadInput(_unexpected(name, found, "a class"))
+    return found
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The function ``name``, or anything else that can be called; see `load`.
+
+    Raises:
+        BadInput: there is no such module or no such function in it, or the module cannot be
+            imported.
+    """
+    found = _attribute(name)
+    if isinstance(found, type) or not callable(found):
+        raise BadInput(_unexpected(name, found, "a function"))
+    return found
+
+
+def _attribute(name: str) -> object:
     module, _, attribute = name.partition(":")
     if not files(name):
         raise MissingFile(f"{name}: found no {_own_file(name)} in {Path.cwd()}, expected a module")
@@ -100,17 +121,17 @@ def load(name: str) -> type:
             f"{name}: found the module {imported.__file__}, expected {_own_file(name)} under a "
             "name that no other module has"
         )
-    found = getattr(imported, attribute, None)
-    if not isinstance(found, type):
-        what = "nothing" if found is None else f"an object of type {type(found).__name__}"
-        place = f"under that name in {_own_file(name)}"
-        raise BadInput(f"{name}: found {what} {place}, expected a class")
-    return found
+    return getattr(imported, attribute, None)
+
+
+def _unexpected(name: str, found: object, expected: str) -> str:
+    what = "nothing" if found is None else f"an object of type {type(found).__name__}"
+    return f"{name}: found {what} under that name in {_own_file(name)}, expected {expected}"
 
 
 @contextmanager
 def errors_located(name: str, expected: str) -> Iterator[None]:
-    """Within, an error in the code of the class ``name`` is bad input.
+    """Within, an error in the code of what is called ``name`` is bad input.
 
     Raises:
         BadInput: one occurred; it says where, and what was ``expected``.

@@ -155,14 +155,14 @@ def levels(schedule: Schedule, n: int) -> Tensor:
     They run from 0.01 to 50, which are those of the paper, or as far as the schedule does. Of a
     `Discrete` one they are steps, and two of them may be the same.
     """
-    low, high = _ends(schedule)
-    ends = torch.tensor([max(low, 0.01), min(high, 50.0)], dtype=torch.float64).log()
-    sigma = torch.linspace(float(ends[0]), float(ends[1]), n, dtype=torch.float64).exp()
+    low, high = ends(schedule)
+    logs = torch.tensor([max(low, 0.01), min(high, 50.0)], dtype=torch.float64).log()
+    sigma = torch.linspace(float(logs[0]), float(logs[1]), n, dtype=torch.float64).exp()
     times = schedule.time(sigma)
     return times.round() if isinstance(schedule, Discrete) else times
 
 
-def _ends(schedule: Schedule) -> tuple[float, float]:
+def ends(schedule: Schedule) -> tuple[float, float]:
     """The lowest and the highest noise level that a model of the schedule knows."""
     if isinstance(schedule, EDM):
         return schedule.sigma_min, schedule.sigma_max

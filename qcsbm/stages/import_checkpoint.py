@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 
+from qcsbm.adapters.published import read_published
 from qcsbm.experiment import specification
 from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.runtime.errors import BadInput
@@ -19,7 +20,6 @@ from qcsbm.score.models import build
 from qcsbm.stages.cells import add_cell, read_cell
 from qcsbm.training import checkpoint
 from qcsbm.training.checkpoint import TrainingState
-from qcsbm.training.published import read_published
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

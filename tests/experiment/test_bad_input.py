@@ -18,12 +18,12 @@ from PIL import Image
 from safetensors.torch import save
 from torchvision.datasets import CIFAR10, SVHN
 
+from qcsbm.adapters.published import published_names
 from qcsbm.data import splits
 from qcsbm.data.digits import digits
 from qcsbm.experiment import config, specification
 from qcsbm.schema import sources
 from qcsbm.score.models import build
-from qcsbm.training.published import published_names
 
 CI = ROOT / "config/ci.yaml"
 MUCH = 10**12

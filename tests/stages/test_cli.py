@@ -14,10 +14,10 @@ import yaml
 from conftest import in_process, preparing, score_model
 
 from qcsbm import cli
+from qcsbm.adapters.published import published_names
 from qcsbm.experiment import config, specification
 from qcsbm.score.models import build
 from qcsbm.training import checkpoint
-from qcsbm.training.published import published_names
 
 ROOT = Path(__file__).parents[2]
 

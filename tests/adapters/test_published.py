@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import qcsbm.conservativeness.asymmetry
+from qcsbm.adapters.published import published_names, read_published
 from qcsbm.conservativeness.asymmetry import one_probe_asymmetry
 from qcsbm.experiment import paper_rows
 from qcsbm.nets.ncsnpp import NCSNpp
@@ -23,7 +24,6 @@ from qcsbm.schema.samplers import PC
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import EnergyScoreModel, ScoreModel
 from qcsbm.score.sde import VE, bcast
-from qcsbm.training.published import published_names, read_published
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ncsnpp.json").read_text())
 SHAPE = (3, 3, 8, 8)

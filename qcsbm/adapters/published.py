@@ -10,24 +10,22 @@ discrete training, are not used by a network that is conditional on log σ.
 
 That code has two kinds of networks more, which upsample by a convolution: with ``ddpm`` blocks and
 ``resamp_with_conv``, and with a residual output pyramid. It cannot run them, so that no such files
-exist.
+exist. Networks with ``ddpm`` blocks, ``fir`` and no ``resamp_with_conv`` it can, and they are read.
 
 References:
     https://github.com/yang-song/score_sde_pytorch (models/ncsnpp.py, models/ema.py, utils.py)
     https://github.com/chen-hao-chao/qcsbm (real_world/utils.py)
 """
 
-import re
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qcsbm.adapters import torch_file
 from qcsbm.nets.layers import (
     Attention,
     Conv,
@@ -37,7 +35,7 @@ from qcsbm.nets.layers import (
     StridedConv,
 )
 from qcsbm.nets.ncsnpp import InputSkip, NCSNpp, Resampling
-from qcsbm.runtime.errors import BadInput, MissingFile
+from qcsbm.runtime.errors import BadInput
 
 T = TypeVar("T")
 
@@ -69,7 +67,7 @@ def read_published(path: str | Path, network: NCSNpp) -> PublishedCheckpoint:
         BadInput: the file holds more than tensors and plain values, is not in this layout, or
             has missing, unexpected or wrongly shaped tensors or values that are not finite.
     """
-    contents = _load(Path(path))
+    contents = torch_file.load(path, "a published NCSN++ checkpoint")
     model = _entry(contents, path, dict, "model")
     shadow = _entry(contents, path, list, "ema", "shadow_params")
     step_keys = ("step",) if "step" in contents else ("ema", "num_updates")
@@ -209,45 +207,6 @@ def _stored_shape(published: str, ours: Tensor) -> tuple[int, ...]:
 
 def _to_ours(published: str, stored: Tensor) -> Tensor:
     return stored.T[:, :, None, None].contiguous() if _is_projection(published) else stored
-
-
-# Optimizers and counters hold NumPy scalars; what makes them has one of two module names.
-SCALAR: Any = np.float64(0).__reduce__()[0]
-ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
-]
-ALLOWED += [(SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-# How PyTorch's reader names what it does not make.
-REFUSED = re.compile(r"(?:GLOBAL |<class ')(\w+(?:\.\w+)*)(?:'| was | whose )")
-# A zip archive, or the pickle that came before it.
-STARTS = (b"PK\x03\x04", b"\x80")
-
-
-def _load(path: Path) -> Any:
-    """What the file holds: tensors and plain values, in whatever layout."""
-    if not path.is_file():
-        raise MissingFile(f"{path}: no such file, expected a published NCSN++ checkpoint")
-    with path.open("rb") as file:
-        start = file.read(16)
-    if not start.startswith(STARTS):
-        found = f"a file that begins with {start!r}" if start else "an empty file"
-        raise BadInput(f"{path}: found {found}, expected a PyTorch file")
-    try:
-        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    # Damaged files lead the unpickler to almost any exception.
-    except Exception as error:
-        if refused := REFUSED.search(str(error)):
-            raise BadInput(
-                f"{path}: found the Python object {refused[1]}, expected tensors and plain values "
-                "only, as nothing else is unpickled"
-            ) from None
-        raise BadInput(
-            f"{path}: found a PyTorch file that is cut short or damaged, or another archive or "
-            "pickle, expected a whole PyTorch file"
-        ) from error
 
 
 def _entry(contents: object, path: str | Path, kind: type[T], *keys: str | int) -> T:
