@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from qcsbm.adapters.field import Field
 from qcsbm.auditing import report as found
-from qcsbm.auditing.checks import as_tensors, require_auditable, scale_warnings
+from qcsbm.auditing.checks import of_tensors, require_auditable, scale_warnings
 from qcsbm.auditing.conclusion import conclusion
 from qcsbm.auditing.measurement import Measurement, Probes, like, over_levels
 from qcsbm.auditing.report import Report
@@ -63,8 +63,9 @@ def audit(
     """Whether ``field`` is a gradient at samples x (n, ...), at every time t.
 
     ``field`` is a `Field`, or a function of x and t (B,) that gives a tensor like x, or of x alone
-    where no t is given. A function that tensors do not suit is called with NumPy arrays, see
-    `qcsbm.auditing.checks.as_tensors`. A module of PyTorch's is left in the mode it is in.
+    where no t is given. Where x is a NumPy array, so are all that a function is called with and
+    what it gives. A module of PyTorch's is always called with tensors, and left in the mode it is
+    in.
 
     With a ``schedule``, which a `Field` may bring along, x are data: every t is a noise level, and
     the field is audited at the data with this noise; without t there are five levels. Without a
@@ -98,8 +99,8 @@ def audit(
     True
     """
     start = time.perf_counter()
+    field = _as_field(field, kind, schedule, isinstance(x, np.ndarray), t is not None)
     x, digest = _samples(x, dtype)
-    field = _as_field(field, kind, schedule, named=t is not None)
     if field.shape is not None and tuple(x.shape[1:]) != field.shape:
         raise BadInput(
             f"x: found samples of shape {tuple(x.shape[1:])}, expected {field.shape}, that of "
@@ -232,26 +233,30 @@ def _as_field(
     field: Field | Callable[..., object],
     kind: Kind | None,
     schedule: Schedule | None,
-    named: bool,
+    arrays: bool,
+    timed: bool,
 ) -> Field:
-    """A `Field` of whatever was given; ``named`` says that its function takes a time."""
+    """A `Field` of whatever was given, perhaps a function of ``arrays``, perhaps a ``timed`` one.
+
+    Raises:
+        BadInput: it cannot be called.
+    """
     if isinstance(field, Field):
         return replace(field, kind=kind or field.kind, schedule=schedule or field.schedule)
     if not callable(field):
         raise BadInput(f"field: found a {type(field).__name__}, expected a function or a Field")
-    of_tensors = as_tensors(field)
-
-    def function(x: Tensor, t: Tensor) -> Tensor:
-        return of_tensors(x, t) if named or schedule is not None else of_tensors(x)
-
-    name = getattr(field, "__name__", type(field).__name__)
     module = field if isinstance(field, nn.Module) else None
+    arrays = arrays and module is None
+    of_x_and_t: Callable[..., Any] = of_tensors(field) if arrays else field
+    timed = timed or schedule is not None
+    name = getattr(field, "__name__", type(field).__name__)
     return Field(
-        function,
+        of_x_and_t if timed else lambda x, t: of_x_and_t(x),
         kind=kind or "score",
         schedule=schedule,
         name="field" if name == "<lambda>" else name,
         module=module,
+        differentiable=not arrays,
     )
 
 

@@ -314,8 +314,7 @@ def _rows(report: Report) -> Iterator[list[str]]:
     yield [*head, f"circulation ({unit})" if unit else ""]
     for level in report.levels:
         place = ["" if number is None else f"{number:.3g}" for number in (level.t, level.sigma)]
-        circulation = shown(level.circulation.rms) if level.circulation else ""
-        yield [*place, *_numbers(level), circulation]
+        yield [*place, *_numbers(level), str(level.circulation or "")]
     if len(report.levels) > 1:
         yield ["mean", "", *_numbers(mean), ""]
 

@@ -26,6 +26,9 @@ PILOT = 8
 MOST_PROBES = 1024
 # Asymmetry is seen where it is more than this many times what products leave by themselves.
 FLOORS = 2
+# Of each triangle, which differs more from the next one: the error of its circulation, and the most
+# intervals that it is given for it, with 15 evaluations each.
+TOLERANCE, INTERVALS = 0.02, 12
 # A difference quotient has to come as near to Jv, relative to ‖Jv‖, with one of these multiples of
 # the step: nobody knows here over which lengths a field changes.
 NEAR, MULTIPLES = 0.1, (1.0, 10.0, 100.0)
@@ -235,7 +238,9 @@ class Measurement:
 
     def _circulation(self, x: Tensor, t: float | None) -> tuple[found.Circulation, int]:
         triangles = paths.triangles_of(x)
-        c = paths.circulation(self.score(t), triangles, batch_size=self.batch_size)
+        c = paths.circulation(
+            self.score(t), triangles, TOLERANCE, INTERVALS, batch_size=self.batch_size
+        )
         absolute = float(c.absolute.square().mean().sqrt())
         rms = paths.root_mean_square(c.values)
         circulation = found.Circulation(
@@ -326,7 +331,9 @@ def over_levels(measured: list[found.Level]) -> found.Mean:
     asym, nasym = (
         Quantity.of(
             mean(
-                torch.tensor([getattr(level.samples, name) for level in measured]).double().mean(0)
+                torch.tensor(
+                    [getattr(level.samples, name) for level in measured], dtype=torch.float64
+                ).mean(0)
             )
         )
         for name in ("asym", "nasym")

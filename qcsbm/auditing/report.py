@@ -119,6 +119,14 @@ class Circulation(Part):
     unit: str
     values: tuple[Number, ...]
 
+    @property
+    def seen(self) -> bool:
+        """Whether there is more of it than the quadrature's error."""
+        return self.rms.value > self.error
+
+    def __str__(self) -> str:
+        return shown(self.rms) if self.seen else f"< {short(self.error)}"
+
 
 class Spectrum(Part):
     """Rotation planes and extreme eigenvalues of one sample's Jacobian J, A = J − Jᵀ.
@@ -298,7 +306,7 @@ def table(report: Report) -> list[str]:
             sizes += [shown(level.asym), shown(level.nasym), interval(level.nasym)]
             sizes += [shown(level.lambda_)]
         circulation = level.circulation
-        rows.append([*sizes, shown(circulation.rms) if circulation else ""])
+        rows.append([*sizes, str(circulation or "")])
     lines = aligned(rows)
     if len(lines[0]) > WIDTH:
         asym, rest = [row[:5] for row in rows], [row[:2] + row[5:] for row in rows]
