@@ -12,7 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qcsbm.adapters.azula import from_azula
+    from qcsbm.adapters.diffusers import from_diffusers
+    from qcsbm.adapters.edm import from_edm
     from qcsbm.adapters.field import Field
+    from qcsbm.adapters.functions import from_function, from_numpy
+    from qcsbm.adapters.score_sde import from_score_sde
     from qcsbm.auditing.audit import asymmetry, audit
     from qcsbm.auditing.compare import compare
     from qcsbm.auditing.report import Report
@@ -33,6 +38,12 @@ _PUBLIC = {
     "asymmetry": "auditing.audit",
     "audit": "auditing.audit",
     "compare": "auditing.compare",
+    "from_azula": "adapters.azula",
+    "from_diffusers": "adapters.diffusers",
+    "from_edm": "adapters.edm",
+    "from_function": "adapters.functions",
+    "from_numpy": "adapters.functions",
+    "from_score_sde": "adapters.score_sde",
 }
 __all__ = [
     "Discrete",
@@ -45,6 +56,12 @@ __all__ = [
     "asymmetry",
     "audit",
     "compare",
+    "from_azula",
+    "from_diffusers",
+    "from_edm",
+    "from_function",
+    "from_numpy",
+    "from_score_sde",
 ]
 
 
