@@ -12,8 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qcsbm.adapters.azula import from_azula
+    from qcsbm.adapters.diffusers import from_diffusers
+    from qcsbm.adapters.edm import from_edm
     from qcsbm.adapters.field import Field
+    from qcsbm.adapters.functions import from_function, from_numpy
+    from qcsbm.adapters.score_sde import from_score_sde
     from qcsbm.auditing.audit import asymmetry, audit
+    from qcsbm.auditing.compare import compare
     from qcsbm.auditing.report import Report
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
     from qcsbm.score.sde import VE, VP
@@ -31,6 +37,13 @@ _PUBLIC = {
     "VP": "score.sde",
     "asymmetry": "auditing.audit",
     "audit": "auditing.audit",
+    "compare": "auditing.compare",
+    "from_azula": "adapters.azula",
+    "from_diffusers": "adapters.diffusers",
+    "from_edm": "adapters.edm",
+    "from_function": "adapters.functions",
+    "from_numpy": "adapters.functions",
+    "from_score_sde": "adapters.score_sde",
 }
 __all__ = [
     "Discrete",
@@ -42,6 +55,13 @@ __all__ = [
     "VP",
     "asymmetry",
     "audit",
+    "compare",
+    "from_azula",
+    "from_diffusers",
+    "from_edm",
+    "from_function",
+    "from_numpy",
+    "from_score_sde",
 ]
 
 

@@ -46,7 +46,10 @@ def _faults(field: Field, x: Tensor, t: Tensor) -> Iterator[str]:
     before = x.clone()
     y = called(field, x, t)
     if not isinstance(y, Tensor):
-        yield f"found a {type(y).__name__} for a value, expected a tensor like x"
+        yield (
+            f"found a {type(y).__name__} for a value, expected a tensor like x; a function of "
+            "NumPy arrays is audited at samples that are one"
+        )
     if y.shape != x.shape:
         yield (
             f"found a value of shape {tuple(y.shape)} at x of shape {tuple(x.shape)}, expected one "
@@ -172,33 +175,13 @@ def denoising_loss(field: Field, schedule: Schedule, x: Tensor, noise: float) ->
     return float((sigma * s + z).double().square().mean())
 
 
-def as_tensors(function: Callable[..., object]) -> Callable[..., Tensor]:
-    """``function`` of tensors, whatever it takes itself.
+def of_tensors(function: Callable[..., object]) -> Callable[..., Tensor]:
+    """A ``function`` of NumPy arrays as one of tensors."""
 
-    It is called with tensors. If it then raises a TypeError or an AttributeError, or gives an
-    array, it is called with NumPy arrays, at this and at all later calls.
-    """
-    takes_arrays = False
+    def called_with_arrays(*arguments: Tensor) -> Tensor:
+        y = function(*(argument.detach().cpu().numpy() for argument in arguments))
+        if not isinstance(y, np.ndarray):
+            raise TypeError(f"a {type(y).__name__} for a value, expected an array like x")
+        return torch.from_numpy(np.ascontiguousarray(y)).to(arguments[0].device)
 
-    def of_tensors(*arguments: Tensor) -> Tensor:
-        nonlocal takes_arrays
-        if not takes_arrays:
-            try:
-                y = function(*arguments)
-            except (TypeError, AttributeError):
-                y = _of_arrays(function, arguments)
-                takes_arrays = True
-                return y
-            if isinstance(y, Tensor):
-                return y
-            takes_arrays = True
-        return _of_arrays(function, arguments)
-
-    return of_tensors
-
-
-def _of_arrays(function: Callable[..., object], arguments: tuple[Tensor, ...]) -> Tensor:
-    y = function(*(argument.detach().cpu().numpy() for argument in arguments))
-    if not isinstance(y, np.ndarray):
-        raise TypeError(f"found a {type(y).__name__} for a value, expected one like x")
-    return torch.from_numpy(y).to(arguments[0].device)
+    return called_with_arrays

@@ -94,6 +94,6 @@ def _largest_circulation(levels: Sequence[Level]) -> float | None:
     sizes = [
         level.circulation.rms.value
         for level in levels
-        if level.circulation and level.circulation.rms.value > level.circulation.error
+        if level.circulation and level.circulation.seen
     ]
     return max(sizes, default=None)

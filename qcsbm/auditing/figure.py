@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qcsbm.auditing.report import Level, Mean, Quantity, Report, heading, interval, protocol, shown
+from qcsbm.auditing.report import (
+    Level,
+    Mean,
+    Quantity,
+    Report,
+    heading,
+    interval,
+    protocol,
+    shown,
+)
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic
 
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
 METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 BLACK, GREY, BLUE, VERMILLION, GREEN = "#000000", "#777777", "#0072B2", "#D55E00", "#009E73"
 OTHER_KINDS = ((VERMILLION, "s"), (GREEN, "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -54,7 +63,7 @@ LOOK = {
 }
 # Inches: a page's text is about 7 wide.
 WIDTH, ROW = 7.0, 2.35
-MARGIN, LINE, CHARACTER = 0.4, 0.155, 0.066
+MARGIN, LINE, CHARACTER = 0.4, 0.155, 0.07
 # Values this many times as large as others need a logarithmic axis.
 FAR = 20
 
@@ -93,11 +102,11 @@ def page(report: Report, path: str | Path) -> None:
             MARGIN + LINE * len(lines),
         ]
         figure.set_size_inches(WIDTH + 2 * MARGIN, sum(heights))
-        top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
-        _write_table(top, heights[0], heading(report), above, rows)
-        _, inner, _ = middle.subfigures(1, 3, width_ratios=[MARGIN, WIDTH, MARGIN])
-        fill(inner, panels)
-        _write(bottom, heights[2], lines, 0.0)
+        parts: Any = figure.subfigures(3, 1, height_ratios=heights)
+        _write_table(parts[0], heights[0], heading(report), above, rows)
+        inner: Any = parts[1].subfigures(1, 3, width_ratios=[MARGIN, WIDTH, MARGIN])
+        fill(inner[1], panels)
+        _write(parts[2], heights[2], lines, 0.0)
 
     save(draw, path)
 
@@ -190,7 +199,7 @@ def _draw_asymmetry(axes: "Axes", report: Report) -> None:
         if level.zero_within
     ]
     if zeros:
-        hollow = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
+        hollow: dict[str, Any] = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
         axes.plot(*zip(*zeros, strict=True), color=GREY, label="zero within", **hollow)
     kinds = report.levels[0].nasym_by_kind
     for kind, (colour, marker) in zip(kinds, OTHER_KINDS, strict=False):
@@ -240,11 +249,14 @@ def _draw_rotation(axes: "Axes", report: Report) -> None:
                 label = name if number == 0 else None
                 k = np.arange(1, len(shares) + 1)
                 axes.plot(k, shares, color=colour, marker=marker, label=label)
-    axes.set_ylim(0, 1.03)
+    columns = 2 if len(levels) < 7 else 3
+    # The legend stands above what the lines can reach.
+    axes.set_ylim(0, 1.05 + 0.13 * -(-len(levels) // columns))
+    axes.set_yticks(np.arange(0, 1.01, 0.2))
     axes.set_xlim(0.6, planes + 0.4)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xticks(range(1, planes + 1))
     if levels:
-        axes.legend(ncols=2 if len(levels) > 3 else 1)
+        axes.legend(ncols=columns, loc="upper left", columnspacing=1.2)
 
 
 def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
@@ -302,8 +314,7 @@ def _rows(report: Report) -> Iterator[list[str]]:
     yield [*head, f"circulation ({unit})" if unit else ""]
     for level in report.levels:
         place = ["" if number is None else f"{number:.3g}" for number in (level.t, level.sigma)]
-        circulation = shown(level.circulation.rms) if level.circulation else ""
-        yield [*place, *_numbers(level), circulation]
+        yield [*place, *_numbers(level), str(level.circulation or "")]
     if len(report.levels) > 1:
         yield ["mean", "", *_numbers(mean), ""]
 

@@ -49,8 +49,10 @@ class Quantity(Part):
 
     def times(self, factor: float) -> "Quantity":
         """A multiple of it by a positive ``factor``."""
-        parts = (self.value, self.stderr, self.low, self.high)
-        return Quantity.of(Interval(*(p if p is None else factor * p for p in parts), self.n))
+        stderr, low, high = (
+            p if p is None else factor * p for p in (self.stderr, self.low, self.high)
+        )
+        return Quantity(value=factor * self.value, stderr=stderr, low=low, high=high, n=self.n)
 
     def root(self) -> "Quantity":
         """Its square root, 0 where an estimate of what is not negative is below 0.
@@ -116,6 +118,14 @@ class Circulation(Part):
     error: Size
     unit: str
     values: tuple[Number, ...]
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is more of it than the quadrature's error."""
+        return self.rms.value > self.error
+
+    def __str__(self) -> str:
+        return shown(self.rms) if self.seen else f"< {short(self.error)}"
 
 
 class Spectrum(Part):
@@ -287,16 +297,16 @@ def table(report: Report) -> list[str]:
     """A row for each level; standard errors in parentheses count the last digits shown."""
     rows = [["t", "sigma", "Asym", "NAsym", "95 % interval", "lambda", "circulation"]]
     for level in report.levels:
-        sizes = [_short(level.t), _short(level.sigma)]
+        sizes = [short(level.t), short(level.sigma)]
         if level.zero_within:
             zero = level.zero_within
-            sizes += [f"< {_short(zero.asym)}", f"< {_short(zero.nasym)}", "zero"]
-            sizes += [f"< {_short(zero.lambda_)}"]
+            sizes += [f"< {short(zero.asym)}", f"< {short(zero.nasym)}", "zero"]
+            sizes += [f"< {short(zero.lambda_)}"]
         else:
             sizes += [shown(level.asym), shown(level.nasym), interval(level.nasym)]
             sizes += [shown(level.lambda_)]
         circulation = level.circulation
-        rows.append([*sizes, shown(circulation.rms) if circulation else ""])
+        rows.append([*sizes, str(circulation or "")])
     lines = aligned(rows)
     if len(lines[0]) > WIDTH:
         asym, rest = [row[:5] for row in rows], [row[:2] + row[5:] for row in rows]
@@ -319,16 +329,16 @@ def means(report: Report) -> list[str]:
     if mean.zero_within:
         zero = mean.zero_within
         sizes = [zero.asym, zero.nasym, zero.lambda_, 4 * zero.nasym]
-        rows = [[head, "zero within"], *([n, _short(z)] for n, z in zip(named, sizes, strict=True))]
+        rows = [[head, "zero within"], *([n, short(z)] for n, z in zip(named, sizes, strict=True))]
     for kind in report.levels[0].nasym_by_kind:
         for level in report.levels:
-            at = "" if level.t is None else f" at t = {_short(level.t)}"
+            at = "" if level.t is None else f" at t = {short(level.t)}"
             rows.append([f"NAsym as {kind}{at}", *_in_full(level.nasym_by_kind[kind])])
     return aligned(rows)
 
 
 def _in_full(quantity: Quantity) -> list[str]:
-    return [_short(quantity.value), _short(quantity.stderr), interval(quantity)]
+    return [short(quantity.value), short(quantity.stderr), interval(quantity)]
 
 
 def spectra(report: Report) -> list[str]:
@@ -343,8 +353,8 @@ def spectra(report: Report) -> list[str]:
             seen = level.zero_within is None and spectrum.share is not None
             share = f"{100 * (spectrum.share or 0):.3g} %" if seen else "zero"
             ends = [spectrum.symmetric, *([spectrum.denoiser] if spectrum.denoiser else [])]
-            ranges = [f"{_short(low)} to {_short(high)}" for low, high in ends]
-            sizes = [_short(level.t), _short(level.sigma), share, _short(spectrum.rotation[0])]
+            ranges = [f"{short(low)} to {short(high)}" for low, high in ends]
+            sizes = [short(level.t), short(level.sigma), share, short(spectrum.rotation[0])]
             rows.append([*sizes, *ranges, *[""] * (2 - len(ranges))])
     note = (
         "A = J - J^T: what the first planes hold of ||A||^2, its largest singular value, and the "
@@ -371,7 +381,7 @@ def shown(quantity: Quantity) -> str:
     """A value with its standard error in units of the last digits, as in 1.41(14)e5."""
     value, stderr = quantity.value, quantity.stderr
     if not stderr or not math.isfinite(math.log10(stderr)):
-        return _short(value)
+        return short(value)
     # Two digits of the error; of a value that is smaller than its error, all that are left.
     last = math.floor(math.log10(float(f"{stderr:.1e}"))) - 1
     size = max(abs(value), stderr)
@@ -389,11 +399,11 @@ def _digits(stderr: float, last: int) -> str:
     return number if last >= 0 or stderr < 1 else f"{stderr:.{-last}f}"
 
 
-def interval(quantity: Quantity) -> str:
+def interval(quantity: Quantity | Interval) -> str:
     """The interval in brackets, nothing where there is none."""
     if quantity.low is None or quantity.high is None:
         return ""
-    return f"[{_short(quantity.low)}, {_short(quantity.high)}]"
+    return f"[{short(quantity.low)}, {short(quantity.high)}]"
 
 
 def wrapped(text: str, bullet: str = "") -> list[str]:
@@ -403,7 +413,8 @@ def wrapped(text: str, bullet: str = "") -> list[str]:
     )
 
 
-def _short(number: float | None) -> str:
+def short(number: float | None) -> str:
+    """Three digits; nothing where there is no number."""
     if number is None:
         return ""
     mantissa, power, exponent = f"{number:.3g}".partition("e")
