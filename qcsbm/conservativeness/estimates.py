@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from scipy.special import chdtri
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -49,8 +50,14 @@ PRODUCTS: tuple[Products, ...] = get_args(Products)
 
 Function = Callable[[Tensor], Tensor]
 
-# Probes that are taken a second time, for the floor.
+# Products that are computed a second time, for the floor.
 CHECKS = 2
+# Units in the last place that all products may err by, relative to ‖J‖_F.
+COMMON = 10
+# Where the mean of Asym is below this many floors, it may be nothing but errors.
+FACTOR = 2
+# How sure it is that the mean floor is below what is taken for it.
+CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,10 @@ class Estimates:
     Where they are means over ``pairs`` of probes, a probe has those of its own pairs. Exact values
     are those of one probe.
 
-    ``trace`` (B,) is unbiased for tr J. ``floor`` (B,) is what rounding and truncation alone leave
-    in ``asym``, from ``comparisons`` pairs of numbers per sample that are equal where products are
-    exact. ``evaluations`` counts passes of the field per sample, forward and backward.
+    ``trace`` (B,) is unbiased for tr J. ``defect`` (B,) is what the errors of products add to
+    ½‖A‖_F², as far as products show that ought to agree; it comes from ``comparisons`` differences
+    per sample. ``rounding`` (B,) is what they may err by unseen, relative to ‖J‖_F. ``evaluations``
+    counts passes of the field per sample, forward and backward.
     """
 
     rotation: Tensor
@@ -72,9 +80,10 @@ class Estimates:
     cross: Tensor
     norm: Tensor
     trace: Tensor
-    floor: Tensor
+    defect: Tensor
     pairs: bool
     comparisons: int
+    rounding: Tensor
     evaluations: int
 
     @property
@@ -87,6 +96,15 @@ class Estimates:
         """Unbiased for ‖J‖_F²; shape (B,)."""
         return self.norm.mean(1)
 
+    @property
+    def floor(self) -> Tensor:
+        """What rounding and truncation alone leave in ``asym``; shape (B,)."""
+        return self.defect.maximum(self.rounding**2 / 2 * self.squared_norm)
+
+    def squared_norm_of(self, a: float, b: float) -> Tensor:
+        """Unbiased for ‖aI + bJ‖_F²; shape (B,)."""
+        return self._norm_of(a, b).mean(1)
+
     def nasym(self, a: float = 0.0, b: float = 1.0) -> Tensor:
         """‖bA‖_F² / (4‖aI + bJ‖_F²), NAsym of the field a x + b s where s is this one; shape (B,).
 
@@ -97,7 +115,7 @@ class Estimates:
             Notes on Bias in Estimation (Quenouille, 1956)
         """
         numerator = b**2 * self.rotation
-        denominator = 2 * (a**2 * self.identity + 2 * a * b * self.cross + b**2 * self.norm)
+        denominator = 2 * self._norm_of(a, b)
         total, total_denominator = numerator.sum(1), denominator.sum(1)
         ratio = _ratio(total, total_denominator)
         probes = numerator.shape[1]
@@ -109,6 +127,28 @@ class Estimates:
             total[:, None] - leaving * numerator, total_denominator[:, None] - leaving * denominator
         )
         return probes * ratio - (probes - 1) * left_out.mean(1)
+
+    def _norm_of(self, a: float, b: float) -> Tensor:
+        return a**2 * self.identity + 2 * a * b * self.cross + b**2 * self.norm
+
+
+def zero_within(asym: Tensor, floor: Tensor, comparisons: int) -> float | None:
+    """The X of "zero within X" where Asym of a level is no more than errors leave, None elsewhere.
+
+    ``asym``, ``floor`` (n,) and ``comparisons`` are those of `Estimates` at n samples. X is FACTOR
+    times the upper confidence bound of the mean floor, whose errors are taken to be normal. It has
+    as many degrees of freedom as there are comparisons, in (Σ f)² / Σ f² samples where the floors f
+    differ between samples. Asym above X would have been seen.
+
+    References:
+        An Approximate Distribution of Estimates of Variance Components (Satterthwaite, 1946)
+    """
+    mean = float(floor.mean())
+    if mean == 0:
+        return None if float(asym.mean()) > 0 else 0.0
+    freedom = comparisons * float(floor.sum() ** 2 / floor.square().sum())
+    bound = FACTOR * mean * freedom / float(chdtri(freedom, CONFIDENCE))
+    return bound if float(asym.mean()) <= bound else None
 
 
 def estimate(
@@ -133,22 +173,11 @@ def estimate(
         raise BadInput(f"probes: {probes} found, expected at least {least} under {products}")
     x = x.detach()
     v = [rademacher(x.shape, generator).to(x) for _ in range(probes)]
-    if products == "forward":
-        return _from_forward(function, x, v, step)
-    jt_v, j_v = [], []
-    with torch.enable_grad(), _attention(products):
-        x = x.requires_grad_()
-        s = function(x)
-        for probe in v:
-            if products == "autograd":
-                backward, forward = vjp_jvp(s, x, probe)
-            else:
-                backward = vjp(s, x, probe)
-                forward = central_difference(function, x.detach(), probe, step)
-            jt_v.append(backward)
-            j_v.append(forward)
-    passes = {"autograd": 2, "finite_differences": 3}[products]
-    return _from_products(_flat(v), _flat(jt_v), _flat(j_v), evaluations=1 + passes * probes)
+    if products == "autograd":
+        return _from_autograd(function, x, v)
+    if products == "finite_differences":
+        return _from_finite_differences(function, x, v, step)
+    return _from_evaluations(function, x, v, step)
 
 
 def exact(function: Function, x: Tensor, products: Products, step: float) -> Estimates:
@@ -185,61 +214,134 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
         norm=norm[:, None],
         trace=trace,
         # The product with a probe errs as much as the columns together.
-        floor=difference.square().sum(2).mean(1) / 2,
+        defect=difference.square().sum(2).mean(1) / 2,
         pairs=False,
         comparisons=CHECKS * d,
+        rounding=_rounding(x, step if products == "forward" else None),
         evaluations=evaluations,
     )
 
 
-def _from_products(v: Tensor, jt_v: Tensor, j_v: Tensor, evaluations: int) -> Estimates:
+def _from_autograd(function: Function, x: Tensor, probes: list[Tensor]) -> Estimates:
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        x = x.requires_grad_()
+        s = function(x)
+        products = [vjp_jvp(s, x, probe) for probe in probes]
+    v, jt_v, j_v = _flat(probes), _flat([p[0] for p in products]), _flat([p[1] for p in products])
+    k = len(probes)
+    defect = _duality_defect(v, jt_v, j_v)
+    return _from_products(v, jt_v, j_v, defect, _rounding(x, None), k * (k - 1), 1 + 2 * k)
+
+
+def _from_finite_differences(
+    function: Function, x: Tensor, probes: list[Tensor], step: float
+) -> Estimates:
+    with torch.enable_grad():
+        x = x.requires_grad_()
+        s = function(x)
+        jt_v = _flat([vjp(s, x, probe) for probe in probes])
+    x, v = x.detach(), _flat(probes)
+    j_v = _flat([central_difference(function, x, probe, step) for probe in probes])
+    worst = (j_v - jt_v).square().sum(2).argmax(1)
+    error = _error(function, x, v, j_v, worst, step)
+    # A backward pass that is no derivative of the field shows in the second alone.
+    defect = (error.square().sum(1) / 2).maximum(_duality_defect(v, jt_v, j_v))
+    rounding = _rounding(x, step)
+    return _from_products(v, jt_v, j_v, defect, rounding, v.shape[2], 3 * len(probes) + 3)
+
+
+def _from_products(
+    v: Tensor,
+    jt_v: Tensor,
+    j_v: Tensor,
+    defect: Tensor,
+    rounding: Tensor,
+    comparisons: int,
+    evaluations: int,
+) -> Estimates:
     """From probes, Jᵀv and Jv, each (B, K, D)."""
-    probes = v.shape[1]
-    forward, backward = v @ j_v.mT, v @ jt_v.mT
-    cross = (_diagonal(forward) + _diagonal(backward)) / 2
-    # vᵀ(Jw) = wᵀ(Jᵀv) whatever J is: what is left of it for independent v and w has the mean square
-    # of the norm of (Jw − Jᵀw)'s error.
-    defect = _others(forward - backward.mT).square()
+    trace = ((v * j_v).sum(2) + (v * jt_v).sum(2)) / 2
     return Estimates(
         rotation=(j_v - jt_v).square().sum(2) / 2,
         identity=v.square().sum(2),
-        cross=cross,
+        cross=trace,
         norm=(j_v.square() + jt_v.square()).sum(2) / 2,
-        trace=cross.mean(1),
-        floor=defect.sum((1, 2)) / (2 * probes * (probes - 1)),
+        trace=trace.mean(1),
+        defect=defect,
         pairs=False,
-        comparisons=probes * (probes - 1),
+        comparisons=comparisons,
+        rounding=rounding,
         evaluations=evaluations,
     )
 
 
-def _from_forward(function: Function, x: Tensor, v: list[Tensor], step: float) -> Estimates:
-    """From central differences alone along the probes ``v``, each like x."""
-    probes = len(v)
-    j_v = _flat([central_difference(function, x, probe, step) for probe in v])
-    # Truncation grows as the square of the step, so that at √2 times the step it doubles: the
-    # difference of the two is the truncation at the one, and 1.5 times the variance of rounding.
-    longer = math.sqrt(2) * step
-    again = _flat([central_difference(function, x, probe, longer) for probe in v[:CHECKS]])
-    flat = _flat(v)
-    m, identity = flat @ j_v.mT, flat @ flat.mT
-    defect = _others(flat @ (again - j_v[:, :CHECKS]).mT)
+def _duality_defect(v: Tensor, jt_v: Tensor, j_v: Tensor) -> Tensor:
+    """½‖e‖² of the error e of Jv − Jᵀv, from probes, Jᵀv and Jv, each (B, K, D); shape (B,).
+
+    vᵀ(Jw) = wᵀ(Jᵀv) whatever J is. For independent v and w, what the two differ by has the mean
+    square ‖e‖².
+    """
+    k = v.shape[1]
+    difference = _others(v @ j_v.mT - (v @ jt_v.mT).mT)
+    return difference.square().sum((1, 2)) / (2 * k * (k - 1))
+
+
+def _from_evaluations(
+    function: Function, x: Tensor, probes: list[Tensor], step: float
+) -> Estimates:
+    k, v = len(probes), _flat(probes)
+    j_v = _flat([central_difference(function, x, probe, step) for probe in probes])
+    m, identity = v @ j_v.mT, v @ v.mT
 
     def per_probe(values: Tensor) -> Tensor:
         values = _others(values)
-        return (values.sum(1) + values.sum(2)) / (2 * (probes - 1))
+        return (values.sum(1) + values.sum(2)) / (2 * (k - 1))
 
+    rotation = per_probe((m - m.mT).square() / 2)
+    worst = rotation.topk(CHECKS, 1).indices.T
+    errors = torch.stack([_error(function, x, v, j_v, probe, step) for probe in worst], 1)
+    of_itself = torch.zeros(len(x), CHECKS, k).scatter(2, worst.T[..., None], 1)
+    defect = (errors @ v.mT).masked_fill(of_itself.bool(), 0.0)
     return Estimates(
-        rotation=per_probe((m - m.mT).square() / 2),
+        rotation=rotation,
         identity=per_probe(identity.square()),
         cross=per_probe(identity * m),
         norm=per_probe(m.square()),
         trace=_diagonal(m).mean(1),
-        floor=defect.square().sum((1, 2)) / (CHECKS * (probes - 1)),
+        defect=defect.square().sum((1, 2)) / (CHECKS * (k - 1)),
         pairs=True,
-        comparisons=CHECKS * (probes - 1),
-        evaluations=2 * (probes + CHECKS),
+        comparisons=CHECKS * (k - 1),
+        rounding=_rounding(x, step),
+        evaluations=2 * (k + CHECKS),
     )
+
+
+def _error(
+    function: Function, x: Tensor, v: Tensor, j_v: Tensor, probe: Tensor, step: float
+) -> Tensor:
+    """The error (B, D) of the central difference ``j_v`` (B, K, D) along one ``probe`` (B,) each.
+
+    Truncation grows as the square of the step, so that at √2 times the step it doubles: the
+    difference is the truncation at the step itself, with 1.5 times the variance of its rounding.
+    Callers look at the probes that show the most rotation, as few probes may have all of the error.
+    """
+    sample = torch.arange(len(x))
+    along = v[sample, probe].view(x.shape).to(x)
+    again = central_difference(function, x, along, math.sqrt(2) * step)
+    return _flat([again])[:, 0] - j_v[sample, probe]
+
+
+def _rounding(x: Tensor, step: float | None) -> Tensor:
+    """What products at ``x`` may err by, relative to ‖J‖_F, and agree in all the same; (B,).
+
+    That is a few units in the last place, and for central differences the rounding of x ± step v.
+    """
+    eps = torch.finfo(x.dtype).eps
+    shared = torch.full((len(x),), COMMON * eps, dtype=torch.float64)
+    if step is None:
+        return shared
+    size = _flat([x])[:, 0].square().mean(1).sqrt()
+    return shared.maximum(eps * size / step)
 
 
 def _spread_out_basis(d: int) -> Tensor:
