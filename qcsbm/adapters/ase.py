@@ -4,7 +4,6 @@ References:
     The Atomic Simulation Environment: a Python library for working with atoms (Larsen et al., 2017)
 """
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +80,8 @@ def _checked_forces(structure: "Atoms", name: str) -> np.ndarray:
     return values
 
 
-def read_structures(path: str | Path, limit: int | None = None) -> list["Atoms"]:
-    """The first ``limit`` structures of a file, or all: extended XYZ, or whatever else ASE reads.
+def read_structures(path: str | Path) -> list["Atoms"]:
+    """All structures of a file: extended XYZ, or whatever else ASE reads.
 
     Raises:
         BadInput: ASE is missing, or there is no such file, or there are no structures in it.
@@ -102,7 +101,7 @@ def read_structures(path: str | Path, limit: int | None = None) -> list["Atoms"]
             )
         # To ASE, what follows an @ in a name would be an index.
         frames = iread(str(path), ":", format=file_format, do_not_split_by_at_sign=True)
-        structures = list(islice(frames, limit))
+        structures = list(frames)
     except BadInput:
         raise
     # ASE's readers raise whatever a broken line makes them raise.

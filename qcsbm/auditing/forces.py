@@ -46,7 +46,7 @@ from qcsbm.conservativeness.interval import mean
 from qcsbm.conservativeness.products import central_difference, rademacher
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import sha256
-from qcsbm.runtime.seeding import generator
+from qcsbm.runtime.seeding import generator, permutation
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -75,7 +75,7 @@ def audit_forces(
     *,
     probes: int | Literal["exact"] | None = None,
     step: float | None = None,
-    limit: int | None = None,
+    samples: int | None = None,
     circulation: bool = True,
     displacement: float = DISPLACEMENT,
     seed: int = 0,
@@ -83,8 +83,8 @@ def audit_forces(
 ) -> found.ForceReport:
     """Whether the forces of an ASE ``calculator`` are the gradient of an energy at ``structures``.
 
-    These are a list of ``ase.Atoms``, or the path of a file that ASE reads, such as extended XYZ;
-    ``limit`` takes the first ones only.
+    These are a list of ``ase.Atoms``, or the path of a file that ASE reads, such as extended XYZ.
+    Of more structures than ``samples`` a random part is taken, which ``seed`` decides.
 
     Of structures of at most 64 coordinates, and of all of them with ``probes="exact"``, the whole
     Jacobian is computed; else there are 64 ``probes``, or as many as are given. ``step`` of the
@@ -105,8 +105,11 @@ def audit_forces(
     """
     start = time.perf_counter()
     library("ase")
-    frames, digest = _frames(structures, limit)
-    _require_arguments(probes, step, displacement)
+    _require_arguments(samples, probes, step, displacement)
+    frames, digest = _frames(structures)
+    if samples is not None:
+        chosen = permutation(len(frames), seed, "samples")[:samples]
+        frames = [frames[i] for i in np.sort(chosen)]
     forces = [_Forces(from_calculator(calculator, atoms)) for atoms in frames]
     _require_repeatable(forces[0], frames[0])
     length = _best_step(forces[0], frames[0], seed) if step is None else step
@@ -161,12 +164,12 @@ class _Forces:
 
 
 def _frames(
-    structures: "str | Path | Sequence[Atoms]", limit: int | None
+    structures: "str | Path | Sequence[Atoms]",
 ) -> "tuple[list[Atoms], str]":
     """The structures and the SHA-256 of the file, or of their elements, cells and positions."""
     if isinstance(structures, str | Path):
-        return read_structures(structures, limit), sha256(structures)
-    frames = list(structures)[:limit]
+        return read_structures(structures), sha256(structures)
+    frames = list(structures)
     if not frames:
         raise BadInput("structures: found none, expected one or more")
     digest = hashlib.sha256()
@@ -179,8 +182,13 @@ def _frames(
 
 
 def _require_arguments(
-    probes: int | Literal["exact"] | None, step: float | None, displacement: float
+    samples: int | None,
+    probes: int | Literal["exact"] | None,
+    step: float | None,
+    displacement: float,
 ) -> None:
+    if samples is not None and samples < 1:
+        raise BadInput(f"samples: found {samples}, expected a positive number")
     if probes is not None and probes != "exact" and (isinstance(probes, str) or probes < 3):
         raise BadInput(f"probes: found {probes!r}, expected 'exact' or a number of 3 or more")
     for name, length in (("step", step), ("displacement", displacement)):

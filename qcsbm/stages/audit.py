@@ -11,9 +11,11 @@ from typing import Any, get_args
 
 import torch
 
+from qcsbm.adapters.ase import load_calculator
 from qcsbm.adapters.load import load
 from qcsbm.auditing.audit import DTYPES, LEVELS, audit
 from qcsbm.auditing.data import samples
+from qcsbm.auditing.forces import audit_forces
 from qcsbm.conservativeness.estimates import PRODUCTS
 from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.errors import BadInput
@@ -29,13 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="folder of a model of diffusers, published checkpoint .pth, or module:function",
+        help="folder of a model of diffusers, published checkpoint .pth, or module:function; with "
+        "--kind force and structures, a function that returns a calculator of ASE",
     )
     parser.add_argument(
         "--data",
         type=Path,
         required=True,
-        help=".npy or .npz file (n, ...), folder of images or of a prepared dataset",
+        help=".npy or .npz file (n, ...), folder of images or of a prepared dataset, or, with "
+        "--kind force, file of structures that ASE reads",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument(
@@ -74,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.kind == "force" and not (
+        arguments.data.is_dir() or arguments.data.suffix in (".npy", ".npz")
+    ):
+        _run_forces(arguments)
+        return
     names = ("kind", "schedule", "label", "guidance")
     settings = {name: getattr(arguments, name) for name in names}
     field = load(arguments.model, **{k: v for k, v in settings.items() if v is not None})
@@ -93,6 +102,30 @@ def run(arguments: argparse.Namespace) -> None:
     report.to_json(arguments.out / "audit.json")
     print(report)
     write_figures(report, arguments.out)
+
+
+def _run_forces(arguments: argparse.Namespace) -> None:
+    """Audit a calculator of ASE at structures."""
+    for name in ("schedule", "label", "guidance", "products", "dtype"):
+        if getattr(arguments, name) is not None:
+            raise BadInput(f"--{name}: found one, expected none for a calculator of ASE")
+    if arguments.kinds or arguments.levels != [LEVELS]:
+        raise BadInput("--kinds, --levels: found some, expected none for a calculator of ASE")
+    report = audit_forces(
+        load_calculator(arguments.model),
+        arguments.data,
+        probes=arguments.probes,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        progress=True,
+    )
+    report.to_json(arguments.out / "audit.json")
+    print(report)
+    try:
+        for suffix in (".png", ".svg"):
+            report.plot(arguments.out / f"audit{suffix}")
+    except BadInput as error:
+        print(f"qcsbm audit: {error}", file=sys.stderr)
 
 
 def write_figures(report: Any, folder: Path) -> None:

@@ -10,6 +10,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
+from conftest import in_process
 
 from qcsbm.auditing import forces
 from qcsbm.auditing.force_report import ForceReport
@@ -209,12 +210,12 @@ def test_report_is_read_from_file_as_it_was_written(tmp_path):
     path = tmp_path / "structures.xyz"
     ase.io.write(path, clusters(3))
     calculator = Rotated(lennard_jones(), antisymmetric(1))
-    report = audit_forces(calculator, path, limit=2, seed=3)
+    report = audit_forces(calculator, path, samples=2, seed=3)
     assert len(report.structures) == 2
     report.to_json(tmp_path / "forces.json")
     assert ForceReport.from_json(tmp_path / "forces.json") == report
     assert max(map(len, str(report).splitlines())) <= 80 and str(report).isascii()
-    again = audit_forces(calculator, str(path), limit=2, seed=3)
+    again = audit_forces(calculator, str(path), samples=2, seed=3)
     assert again.model_dump(exclude={"cost"}) == report.model_dump(exclude={"cost"})
     report.plot(tmp_path / "forces.png")
     assert (tmp_path / "forces.png").stat().st_size > 10_000
@@ -228,6 +229,7 @@ def test_report_is_read_from_file_as_it_was_written(tmp_path):
     [
         ({"structures": []}, "structures: found none"),
         ({"structures": ["H2O"]}, "structures: found a str, expected ase.Atoms"),
+        ({"samples": 0}, "samples: found 0, expected a positive number"),
         ({"probes": 2}, "probes: found 2, expected 'exact' or a number of 3 or more"),
         ({"probes": "all"}, "probes: found 'all'"),
         ({"step": 0.0}, "step: found 0, expected a positive length"),
@@ -249,3 +251,29 @@ def test_bad_input_is_one_sentence(arguments, sentence):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(MissingFile, match="none.xyz: found no such file"):
         audit_forces(lennard_jones(), tmp_path / "none.xyz")
+
+
+CALCULATORS = """
+from ase.calculators.lj import LennardJones
+
+def argon():
+    return LennardJones(rc=10.0)
+"""
+
+
+def test_command_audits_a_calculator_at_structures_of_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "potentials.py").write_text(CALCULATORS)
+    ase.io.write("clusters.xyz", clusters(3))
+    command = ["audit", "potentials:argon", "--kind", "force", "--data", "clusters.xyz"]
+    assert in_process(*command, "--out", "audit", "--samples", 2) == 0
+    report = ForceReport.from_json(tmp_path / "audit/audit.json")
+    assert len(report.structures) == 2 and report.zero_within
+    assert str(report) in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "audit").iterdir()} == {
+        "audit.json",
+        "audit.png",
+        "audit.svg",
+    }
+    assert in_process(*command, "--out", "audit", "--label", 3) == 2
+    assert "--label: found one, expected none for a calculator" in capsys.readouterr().err
