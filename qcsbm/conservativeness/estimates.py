@@ -5,9 +5,9 @@ of the ``PRODUCTS`` makes unbiased estimates of ½‖A‖_F², ‖J‖_F² and t
 
 * ``autograd``: Jᵀv and Jv from one forward pass; ½‖Jv − Jᵀv‖² and ‖Jv‖² of every probe. Takes
   1 + 2K passes, and second derivatives of all that the field is made of.
-* ``finite_differences``: Jᵀv by a backward pass, Jv by a central difference. Takes 1 + 3K passes.
-* ``forward``: no derivative. With M_ij = v_iᵀJv_j by central differences, ½(M_ij − M_ji)² and M_ij²
-  of every pair i ≠ j, since E[(vᵀBw)²] = ‖B‖_F² for independent v and w. Takes 2K + 4 passes.
+* ``finite_differences``: Jᵀv by a backward pass, Jv by a central difference. Takes 3 + 3K passes.
+* ``forward``: no derivative. Jv by central differences, and with M_ij = v_iᵀJv_j the estimate
+  ½(M_ij − M_ji)² of every pair, since E[(vᵀAw)²] = ‖A‖_F² for independent v and w. 2K + 4 passes.
 
 In the first two, Asym of a sample has a relative variance of at most ρ/K, where ρ = 2/r ≤ 1 is that
 of one probe (see `qcsbm.conservativeness.asymmetry`). In the last it is a U-statistic, and with
@@ -64,12 +64,11 @@ CONFIDENCE = 0.99
 class Estimates:
     """What K probes say of each of B samples: float64 on the CPU.
 
-    ``rotation``, ``identity``, ``cross`` and ``norm`` (B, K) have, as means over probes, the
-    estimates of ½‖A‖_F², D, tr J and ‖J‖_F²; the last three make ‖aI + bJ‖_F² for every a and b.
-    Where they are means over ``pairs`` of probes, a probe has those of its own pairs. Exact values
-    are those of one probe.
+    ``rotation``, ``identity``, ``cross`` and ``norm`` (B, K) are each probe's estimates of ½‖A‖_F²,
+    D, tr J and ‖J‖_F²; the last three make ‖aI + bJ‖_F² for every a and b. Where ``pairs`` of
+    probes estimate ½‖A‖_F², a probe has the mean over its own. Exact values are those of one probe.
 
-    ``trace`` (B,) is unbiased for tr J. ``defect`` (B,) is what the errors of products add to
+    ``defect`` (B,) is what the errors of products add to
     ½‖A‖_F², as far as products show that ought to agree; it comes from ``comparisons`` differences
     per sample. ``rounding`` (B,) is what they may err by unseen, relative to ‖J‖_F. ``evaluations``
     counts passes of the field per sample, forward and backward.
@@ -79,7 +78,6 @@ class Estimates:
     identity: Tensor
     cross: Tensor
     norm: Tensor
-    trace: Tensor
     defect: Tensor
     pairs: bool
     comparisons: int
@@ -95,6 +93,11 @@ class Estimates:
     def squared_norm(self) -> Tensor:
         """Unbiased for ‖J‖_F²; shape (B,)."""
         return self.norm.mean(1)
+
+    @property
+    def trace(self) -> Tensor:
+        """Unbiased for tr J; shape (B,)."""
+        return self.cross.mean(1)
 
     @property
     def floor(self) -> Tensor:
@@ -114,17 +117,14 @@ class Estimates:
         References:
             Notes on Bias in Estimation (Quenouille, 1956)
         """
-        numerator = b**2 * self.rotation
-        denominator = 2 * self._norm_of(a, b)
-        total, total_denominator = numerator.sum(1), denominator.sum(1)
-        ratio = _ratio(total, total_denominator)
+        numerator, denominator = b**2 * self.rotation, 2 * self._norm_of(a, b)
+        ratio = _ratio(numerator.mean(1), denominator.mean(1))
         probes = numerator.shape[1]
         if probes == 1:
             return ratio
-        # A pair leaves the sums of both of its probes.
-        leaving = 2 if self.pairs else 1
+        # A probe takes its pairs along, half of what the other probes have of them.
         left_out = _ratio(
-            total[:, None] - leaving * numerator, total_denominator[:, None] - leaving * denominator
+            _without_each(numerator, 2 if self.pairs else 1), _without_each(denominator, 1)
         )
         return probes * ratio - (probes - 1) * left_out.mean(1)
 
@@ -206,13 +206,12 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
             direct = _flat([vjp(s, x, probe) for probe in v])
         difference = direct - _flat(v) @ j
         evaluations = 1 + d + CHECKS
-    trace, norm = _diagonal(j).sum(1), j.square().sum((1, 2))
+    norm = j.square().sum((1, 2))
     return Estimates(
         rotation=half_squared_rotation(j)[:, None],
         identity=torch.full_like(norm, d)[:, None],
-        cross=trace[:, None],
+        cross=j.diagonal(dim1=1, dim2=2).sum(1)[:, None],
         norm=norm[:, None],
-        trace=trace,
         # The product with a probe errs as much as the columns together.
         defect=difference.square().sum(2).mean(1) / 2,
         pairs=False,
@@ -260,13 +259,11 @@ def _from_products(
     evaluations: int,
 ) -> Estimates:
     """From probes, Jᵀv and Jv, each (B, K, D)."""
-    trace = ((v * j_v).sum(2) + (v * jt_v).sum(2)) / 2
     return Estimates(
         rotation=(j_v - jt_v).square().sum(2) / 2,
         identity=v.square().sum(2),
-        cross=trace,
+        cross=(v * (j_v + jt_v)).sum(2) / 2,
         norm=(j_v.square() + jt_v.square()).sum(2) / 2,
-        trace=trace.mean(1),
         defect=defect,
         pairs=False,
         comparisons=comparisons,
@@ -291,23 +288,17 @@ def _from_evaluations(
 ) -> Estimates:
     k, v = len(probes), _flat(probes)
     j_v = _flat([central_difference(function, x, probe, step) for probe in probes])
-    m, identity = v @ j_v.mT, v @ v.mT
-
-    def per_probe(values: Tensor) -> Tensor:
-        values = _others(values)
-        return (values.sum(1) + values.sum(2)) / (2 * (k - 1))
-
-    rotation = per_probe((m - m.mT).square() / 2)
+    m = v @ j_v.mT
+    rotation = (m - m.mT).square().sum(2) / (2 * (k - 1))
     worst = rotation.topk(CHECKS, 1).indices.T
     errors = torch.stack([_error(function, x, v, j_v, probe, step) for probe in worst], 1)
     of_itself = torch.zeros(len(x), CHECKS, k).scatter(2, worst.T[..., None], 1)
     defect = (errors @ v.mT).masked_fill(of_itself.bool(), 0.0)
     return Estimates(
         rotation=rotation,
-        identity=per_probe(identity.square()),
-        cross=per_probe(identity * m),
-        norm=per_probe(m.square()),
-        trace=_diagonal(m).mean(1),
+        identity=v.square().sum(2),
+        cross=(v * j_v).sum(2),
+        norm=j_v.square().sum(2),
         defect=defect.square().sum((1, 2)) / (CHECKS * (k - 1)),
         pairs=True,
         comparisons=CHECKS * (k - 1),
@@ -361,13 +352,15 @@ def _flat(vectors: list[Tensor]) -> Tensor:
     return torch.stack([vector.detach().flatten(1).cpu().double() for vector in vectors], 1)
 
 
-def _diagonal(m: Tensor) -> Tensor:
-    return m.diagonal(dim1=1, dim2=2)
-
-
 def _others(m: Tensor) -> Tensor:
     """``m`` (B, K, L) with zeros where a probe meets itself."""
     return m.masked_fill(torch.eye(*m.shape[1:], dtype=torch.bool), 0.0)
+
+
+def _without_each(values: Tensor, share: int) -> Tensor:
+    """Means over all probes but one, of ``values`` (B, K) whose probe takes ``share`` along."""
+    probes = values.shape[1]
+    return (values.sum(1, keepdim=True) - share * values) / (probes - share)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
