@@ -76,7 +76,8 @@ def audit(
     ``forward``; the first that works unless it is given. ``step`` is that of difference quotients,
     in units of the noise or, without a schedule, of the samples' standard deviation. Jacobians of
     at most 64 dimensions, and all of them with ``probes="exact"``, are computed as a whole;
-    otherwise there are so many ``probes`` that they add ``relative_error`` to a level's Asym. In
+    otherwise there are so many ``probes`` that they alone make a ``relative_error`` of a level's
+    Asym. In
     ``dtype`` float64 the parameters of a module are converted for the time of the audit.
 
     ``circulation`` is that around triangles through triples of samples. ``spectrum`` samples of
@@ -114,6 +115,9 @@ def audit(
         require_auditable(field, first, like(times[0], first[:2]))
         warnings = list(scale_warnings(field, x))
         chosen, why = run.choose(products, times[0])
+        if spectrum and chosen == "forward":
+            spectrum = 0
+            warnings.append("no spectrum: it needs the transposed Jacobian, which forward has not")
         count = run.probes(chosen, probes, relative_error, times[0])
         with tqdm(total=3 * len(times), disable=not progress, unit="part") as bar:
             measured = [
@@ -151,7 +155,7 @@ def audit(
         protocol=protocol,
         levels=tuple(measured),
         mean=mean,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *run.warnings),
         conclusion=tuple(conclusion(audited, protocol, measured, mean)),
         cost=found.Cost(evaluations=run.evaluations, seconds=round(time.perf_counter() - start, 3)),
         versions=dict(versions()),

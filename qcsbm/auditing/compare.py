@@ -17,7 +17,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from qcsbm.auditing.report import Level, Report, aligned, interval, short
+from qcsbm.auditing.report import WIDTH, Level, Report, aligned, interval, short
 from qcsbm.conservativeness.interval import LEVEL, Interval, mean
 from qcsbm.quality.metrics import METRICS, Metric
 from qcsbm.runtime.errors import BadInput, MissingFile
@@ -77,7 +77,10 @@ class Comparison:
         notes = [f"B against A: {counts}."]
         if any(d.ratio for d in self.differences):
             notes.append("x: of values that vary by factors, B / A.")
-        return "\n".join([*aligned(rows), "", *notes])
+        lines = aligned(rows)
+        if len(lines[0]) > WIDTH:
+            lines = aligned([[*row[:2], *row[4:]] for row in rows])
+        return "\n".join([*lines, "", *notes])
 
 
 def compare(a: Source, b: Source) -> Comparison:

@@ -5,7 +5,8 @@ References:
     https://arxiv.org/abs/2209.12753
     On gauge freedom, conservativity and intrinsic dimensionality estimation in diffusion models
     (Horvat & Pfister, 2024); https://arxiv.org/abs/2402.03845
-    Khelifa et al. (2026); https://arxiv.org/abs/2606.06179
+    Diffusion Models Observe Only Gradients: A Geometric Perspective on Score Matching Errors
+    (Khelifa, Turner & Venkataramanan, 2026); https://arxiv.org/abs/2606.06179
     The dark side of the forces: assessing non-conservative force models for atomistic machine
     learning (Bigi et al., 2024); https://arxiv.org/abs/2412.11569
     Reduce, Reuse, Recycle: Compositional Generation with Energy-Based Diffusion Models and MCMC
@@ -40,8 +41,8 @@ def _of_the_asymmetry(
     zeros = sum(level.zero_within is not None for level in levels)
     some = f" (at {zeros} of {len(levels)} levels none was seen)" if zeros else ""
     return (
-        f"{field.name} is not a gradient{some}: as a {field.kind} field it has λ = "
-        f"{mean.lambda_.value:.2g} {where}; other kinds of the same model have another λ."
+        f"{field.name} is not a gradient{some}: its {field.kind} field has λ = "
+        f"{mean.lambda_.value:.2g} {where}; as another kind of field it has another λ."
     )
 
 
@@ -61,14 +62,15 @@ def _of_forces(levels: Sequence[Level], mean: Mean) -> Iterator[str]:
 def _of_scores(field: Audited, levels: Sequence[Level], mean: Mean) -> Iterator[str]:
     yield (
         "A small asymmetry does not predict good samples, nor a large one bad samples: models "
-        "that are gradients by construction had the worst ones (Chao et al. 2023), and a field "
-        "that is no gradient can sample the right distribution (Horvat & Pfister 2024)."
+        "that are gradients by construction had worse ones than free models (Chao et al. 2023), "
+        "and a field that is no gradient can sample the right distribution (Horvat & Pfister 2024)."
     )
     if mean.zero_within:
         return
     yield (
-        "Only a part of the asymmetry moves the marginals (Khelifa et al. 2606.06179); Asym counts "
-        "all of it, so that it bounds nothing about samples by itself."
+        "Only the gradient part of a score's error, in a decomposition that the density weighs, "
+        "moves the marginals (Khelifa et al. 2606.06179): Asym, which has no such weights, bounds "
+        "nothing about samples by itself."
     )
     largest = _largest_circulation(levels)
     if largest is not None and (field.kind == "score" or field.schedule):
@@ -77,7 +79,12 @@ def _of_scores(field: Audited, levels: Sequence[Level], mean: Mean) -> Iterator[
             "mean square, at the worst level): acceptance probabilities of MCMC and compositions "
             "that need them (Du et al. 2302.11552) depend on the path."
         )
-    lows = [s.denoiser[0] for level in levels for s in level.spectrum if s.denoiser]
+    lows = [
+        s.denoiser[0]
+        for level in levels
+        for s in level.spectrum
+        if s.denoiser and s.denoiser[0] is not None
+    ]
     if lows and min(lows) < NEGATIVE:
         yield (
             f"The denoiser's Jacobian has an eigenvalue of {min(lows):.2g}: it is no posterior "

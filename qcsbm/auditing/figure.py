@@ -30,7 +30,7 @@ from qcsbm.runtime.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.figure import Figure
 
 # By format, what keeps dates and versions out of a file.
 METADATA = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -64,6 +64,8 @@ LOOK: dict[Any, Any] = {
 # Inches: a page's text is about 7 wide.
 WIDTH, ROW = 7.0, 2.35
 MARGIN, LINE, CHARACTER = 0.4, 0.155, 0.07
+# Beside a panel, below it and above it.
+LABELS, EDGE, BELOW, TITLE = 0.6, 0.1, 0.45, 0.25
 # Values this many times as large as others need a logarithmic axis.
 FAR = 20
 
@@ -99,14 +101,12 @@ def page(report: Report, path: str | Path) -> None:
         heights = [
             MARGIN + LINE * (len(above) + len(rows) + 3),
             ROW * -(-len(panels) // 2),
-            MARGIN + LINE * len(lines),
+            MARGIN + LINE * (len(lines) + 1),
         ]
         figure.set_size_inches(WIDTH + 2 * MARGIN, sum(heights))
-        parts: Any = figure.subfigures(3, 1, height_ratios=heights)
-        _write_table(parts[0], heights[0], heading(report), above, rows)
-        inner: Any = parts[1].subfigures(1, 3, width_ratios=[MARGIN, WIDTH, MARGIN])
-        fill(inner[1], panels)
-        _write(parts[2], heights[2], lines, 0.0)
+        _write_table(figure, heading(report), above, rows)
+        fill(figure, panels, MARGIN, heights[0])
+        _write(figure, lines, heights[0] + heights[1] + LINE)
 
     save(draw, path)
 
@@ -127,18 +127,29 @@ def save(draw: Callable[["Figure"], None], path: str | Path) -> None:
         ) from None
     # The look is not the caller's: it holds while this figure is drawn and saved.
     with matplotlib.rc_context(LOOK), atomic(path) as temporary:
-        figure = Figure(layout="constrained")
+        figure = Figure()
         draw(figure)
         figure.savefig(temporary, metadata=METADATA[path.suffix])
 
 
-def fill(figure: "Figure | SubFigure", panels: list[Callable[["Axes"], None]]) -> None:
+def fill(
+    figure: "Figure", panels: list[Callable[["Axes"], None]], left: float = 0.0, above: float = 0.0
+) -> None:
+    """Draw two ``panels`` a row, ``left`` and ``above`` inches from the corner of ``figure``.
+
+    Automatic layouts differ in their last digits from one time to the next.
+    """
+    width, height = figure.get_size_inches()
     columns = min(2, len(panels))
-    axes = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat
-    for panel, place in zip(panels, axes, strict=False):
-        panel(place)
-    for place in list(axes)[len(panels) :]:
-        place.set_axis_off()
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, columns)
+        x = left + column * WIDTH / columns + LABELS
+        y = height - above - (row + 1) * ROW + BELOW
+        right = LABELS if column == 0 else EDGE
+        inches = (x, y, WIDTH / columns - LABELS - right, ROW - BELOW - TITLE)
+        parts = zip(inches, (width, height) * 2, strict=True)
+        first, second, wide, high = (part / whole for part, whole in parts)
+        panel(figure.add_axes((first, second, wide, high)))
 
 
 def _panels(report: Report) -> Iterator[Callable[["Axes"], None]]:
@@ -204,7 +215,9 @@ def _draw_asymmetry(axes: "Axes", report: Report) -> None:
     kinds = report.levels[0].nasym_by_kind
     for kind, (colour, marker) in zip(kinds, OTHER_KINDS, strict=False):
         of_kind = [level.nasym_by_kind[kind] for level in report.levels]
-        look = {"color": colour, "marker": marker, "linestyle": "--", "label": f"as {kind}"}
+        # Larger and hollow: kinds that differ by a factor alone lie upon each other.
+        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 7}
+        look |= {"markerfacecolor": "none", "linestyle": "--", "label": f"as {kind}"}
         draw_quantities(axes, x, of_kind, **look)
     axes.set_ylabel("NAsym")
     if kinds or zeros:
@@ -239,20 +252,21 @@ def _draw_rotation(axes: "Axes", report: Report) -> None:
     levels = [level for level in report.levels if level.spectrum and not level.zero_within]
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(len(levels), 2)))
     named = _named(levels)
-    planes = 1
+    planes, highest = 1, 0.0
     for level, colour, name, marker in zip(levels, colours, named, _markers(), strict=False):
         for number, spectrum in enumerate(level.spectrum):
             squares = np.square(spectrum.rotation).cumsum()
             if spectrum.share and squares[-1] > 0:
                 shares = spectrum.share * squares / squares[-1]
-                planes = max(planes, len(shares))
+                planes, highest = max(planes, len(shares)), max(highest, *shares)
                 label = name if number == 0 else None
                 k = np.arange(1, len(shares) + 1)
                 axes.plot(k, shares, color=colour, marker=marker, label=label)
     columns = 2 if len(levels) < 7 else 3
-    # The legend stands above what the lines can reach.
-    axes.set_ylim(0, 1.05 + 0.13 * -(-len(levels) // columns))
-    axes.set_yticks(np.arange(0, 1.01, 0.2))
+    # The legend stands above what the lines reach.
+    highest = min(1.0, 1.1 * highest) or 1.0
+    axes.set_ylim(0, highest * (1.05 + 0.13 * -(-len(levels) // columns)))
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= highest])
     axes.set_xlim(0.6, planes + 0.4)
     axes.set_xticks(range(1, planes + 1))
     if levels:
@@ -266,6 +280,8 @@ def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
     for point, level in zip(x, report.levels, strict=True):
         ends = [s.denoiser if of_denoiser else s.symmetric for s in level.spectrum]
         for low, high in (end for end in ends if end):
+            if low is None or high is None:
+                continue
             points.append(point)
             lows.append(low)
             highs.append(high)
@@ -273,11 +289,11 @@ def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
     axes.plot(points, highs, color=BLUE, marker="^", linestyle="none", label="highest")
     axes.plot(points, lows, color=VERMILLION, marker="v", linestyle="none", label="lowest")
     axes.axhline(0, color=BLACK, linewidth=0.8)
-    sizes = np.abs([*lows, *highs])
+    sizes = np.abs([0.0, *lows, *highs])
     if not of_denoiser and sizes.max() > FAR * np.median(sizes):
         axes.set_yscale("symlog", linthresh=max(float(np.median(sizes)), 1e-30))
     axes.set_ylabel("denoiser's Jacobian" if of_denoiser else "(J + Jᵀ) / 2")
-    axes.legend()
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
 
 
 def _scale(axes: "Axes", quantities: Sequence[Quantity]) -> None:
@@ -329,45 +345,38 @@ def _numbers(found: Level | Mean) -> list[str]:
     return [asym, nasym, interval(found.nasym), root, kappa]
 
 
-def _write_table(
-    figure: "SubFigure", height: float, title: str, above: list[str], rows: list[list[str]]
-) -> None:
-    figure.text(_across(0), 1 - MARGIN / height, title, fontsize=11, weight="bold", va="top")
+def _write_table(figure: "Figure", title: str, above: list[str], rows: list[list[str]]) -> None:
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches()
+    left = MARGIN / width
+    figure.text(left, 1 - MARGIN / height, title, fontsize=11, weight="bold", va="top")
     start = MARGIN + 2 * LINE
-    _write(figure, height, above, start)
+    _write(figure, above, start)
     start += LINE * len(above)
     # Columns as wide as their longest cell, and as far apart as the page allows.
     columns = [column for column in zip(*rows, strict=True) if any(column)]
-    lengths = [max(map(len, column)) for column in columns]
+    lengths = [1 + max(map(len, column)) for column in columns]
     gap = (WIDTH - sum(lengths) * CHARACTER) / max(len(columns) - 1, 1)
-    right = 0.0
+    right = MARGIN
     for column, length in zip(columns, lengths, strict=True):
         right += length * CHARACTER
         for number, cell in enumerate(column):
             below = 1 - (start + LINE * (number + (number > 0) / 2)) / height
-            figure.text(_across(right), below, cell, fontsize=7.5, ha="right", va="top")
+            figure.text(right / width, below, cell, fontsize=7.5, ha="right", va="top")
         right += min(gap, MARGIN)
     end = start + LINE * (len(rows) + 0.6)
     for y in (start - 0.04, start + LINE * 1.15, end):
-        _rule(figure, 1 - y / height)
+        across = [left, 1 - left]
+        figure.add_artist(Line2D(across, [1 - y / height] * 2, color=BLACK, linewidth=0.8))
 
 
-def _rule(figure: "SubFigure", y: float) -> None:
-    from matplotlib.lines import Line2D
-
-    across = [_across(0), _across(WIDTH)]
-    figure.add_artist(Line2D(across, [y, y], color=BLACK, linewidth=0.8))
-
-
-def _write(figure: "SubFigure", height: float, lines: list[str], start: float) -> None:
+def _write(figure: "Figure", lines: list[str], start: float) -> None:
+    """``lines`` of text, ``start`` inches from the top."""
+    width, height = figure.get_size_inches()
     for number, line in enumerate(lines):
         below = 1 - (start + LINE * number) / height
-        figure.text(_across(0), below, line, fontsize=7.5, va="top")
-
-
-def _across(inches: float) -> float:
-    """Of the page's width."""
-    return (MARGIN + inches) / (WIDTH + 2 * MARGIN)
+        figure.text(MARGIN / width, below, line, fontsize=7.5, va="top")
 
 
 def _wrapped(text: str) -> list[str]:

@@ -12,7 +12,14 @@ from qcsbm.auditing import report as found
 from qcsbm.auditing.report import Quantity
 from qcsbm.conservativeness import circulation as paths
 from qcsbm.conservativeness import spectrum as planes_of
-from qcsbm.conservativeness.estimates import PRODUCTS, Estimates, Products, estimate, exact
+from qcsbm.conservativeness.estimates import (
+    PRODUCTS,
+    Estimates,
+    Products,
+    estimate,
+    exact,
+    zero_within,
+)
 from qcsbm.conservativeness.interval import mean
 from qcsbm.conservativeness.products import central_difference, rademacher, vjp
 from qcsbm.runtime.errors import BadInput, Diverged
@@ -21,11 +28,10 @@ from qcsbm.score.kinds import Kind, conversion, to_score
 
 # Up to so many dimensions a whole Jacobian costs no more than a good estimate.
 AFFORDABLE = 64
-# Samples and probes of the trial that the number of probes is chosen by.
-PILOT = 8
+# Samples of the trial that the number of probes is chosen by, and its probes: of those of single
+# probes the variance is seen, that of pairs needs more.
+PILOT, PILOT_PROBES, PILOT_PAIRS = 8, 4, 16
 MOST_PROBES = 1024
-# Asymmetry is seen where it is more than this many times what products leave by themselves.
-FLOORS = 2
 # Of each triangle, which differs more from the next one: the error of its circulation, and the most
 # intervals that it is given for it, with 15 evaluations each.
 TOLERANCE, INTERVALS = 0.02, 12
@@ -48,6 +54,7 @@ class Measurement:
         # Where truncation and rounding of a central difference are about equal.
         self.step = torch.finfo(x.dtype).eps ** (1 / 3) if step is None else step
         self.evaluations = 0
+        self.warnings: list[str] = []
 
     def noisy(self, number: int, t: float | None) -> Tensor:
         """The samples with the noise of level ``number``, where there is a schedule."""
@@ -173,7 +180,8 @@ class Measurement:
             raise BadInput(f"probes: found {wanted!r}, expected a positive number or 'exact'")
         x = self.noisy(0, t)[:PILOT]
         trial = generator(self.seed, "pilot")
-        pilot = estimate(self.function(t), x, PILOT, products, self.length(t), trial)
+        count = PILOT_PAIRS if products == "forward" else PILOT_PROBES
+        pilot = estimate(self.function(t), x, count, products, self.length(t), trial)
         self.evaluations += len(x) * pilot.evaluations
         return _enough(pilot, len(self.x) * relative_error**2)
 
@@ -215,6 +223,9 @@ class Measurement:
         for sample in x[:spectrum].split(1) if spectrum else ():
             computed = planes_of.spectrum(function, sample, planes, products, length)
             spectra.append(_spectrum(computed, self._denoiser(t)))
+            if computed.unconverged is not None:
+                where = "" if t is None else f" at t = {t:.3g}"
+                self.warnings.append(f"the spectrum{where} has {computed.unconverged}")
             evaluations += computed.evaluations
         done()
         self.evaluations += evaluations
@@ -289,10 +300,10 @@ def _enough(pilot: Estimates, variance: float) -> int:
     k = pilot.rotation.shape[1]
     square = float(pilot.asym.mean()) ** 2
     if square == 0:
-        return PILOT
+        return k
     rho = float(pilot.rotation.var(1).mean()) / square
     if not pilot.pairs:
-        return min(max(math.ceil(rho / variance), PILOT), MOST_PROBES)
+        return min(max(math.ceil(rho / variance), k), MOST_PROBES)
     # Of a mean over pairs, see `qcsbm.conservativeness.estimates`; that over the pairs of a probe
     # has a relative variance of ρ + (2 + 3ρ) / (K - 1).
     rho = min(max((rho - 2 / (k - 1)) / (1 + 3 / (k - 1)), 0.0), 1.0)
@@ -302,28 +313,30 @@ def _enough(pilot: Estimates, variance: float) -> int:
 
 
 def _zero(parts: list[Estimates]) -> found.Zero | None:
-    """What the asymmetry is below where no more is left of it than rounding and truncation."""
-    asym = torch.cat([part.asym for part in parts]).mean()
-    floor = float(torch.cat([part.floor for part in parts]).mean())
-    if asym > FLOORS * floor:
+    """What the asymmetry is below where no more of it is left than errors of products make."""
+    asym, floor, norm = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("asym", "floor", "squared_norm")
+    )
+    bound = zero_within(asym, floor, parts[0].comparisons)
+    if bound is None:
         return None
-    norm = float(torch.cat([part.squared_norm for part in parts]).mean())
-    bound = FLOORS * floor
-    nasym = bound / (2 * norm) if norm > 0 else 0.0
+    nasym = bound / (2 * float(norm.mean())) if bound else 0.0
     return found.Zero(asym=bound, nasym=nasym, lambda_=math.sqrt(nasym))
 
 
 def _spectrum(computed: planes_of.Spectrum, denoiser: tuple[float, float] | None) -> found.Spectrum:
-    low, high = computed.symmetric
     ends = None
     if denoiser is not None:
         a, b = denoiser
-        ends = sorted((a + b * low, a + b * high))
+        low, high = (None if end is None else a + b * end for end in computed.symmetric)
+        ends = (low, high) if b > 0 else (high, low)
     return found.Spectrum(
-        rotation=tuple(map(float, computed.rotation)),
+        rotation=tuple(computed.rotation.tolist()),
         share=computed.share,
-        symmetric=(low, high),
-        denoiser=None if ends is None else (ends[0], ends[1]),
+        share_stderr=computed.share_stderr,
+        symmetric=computed.symmetric,
+        denoiser=ends,
     )
 
 

@@ -19,6 +19,7 @@ from qcsbm.runtime.terminal import plain
 from qcsbm.schema.base import Closed
 
 WIDTH = 80
+ROUNDING = 1e-6
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -132,15 +133,17 @@ class Spectrum(Part):
     """Rotation planes and extreme eigenvalues of one sample's Jacobian J, A = J − Jᵀ.
 
     ``rotation`` has the largest singular values of A, one for each plane, and ``share`` is what
-    these planes hold of ‖A‖_F². ``symmetric`` are the lowest and the highest eigenvalue of
-    (J + Jᵀ) / 2, ``denoiser`` those of the denoiser's Jacobian, whose lowest is not negative where
-    it is a posterior mean.
+    these planes hold of ‖A‖_F², with a standard error where it was estimated. ``symmetric`` are the
+    lowest and the highest eigenvalue of (J + Jᵀ) / 2, ``denoiser`` those of the Jacobian of the
+    denoiser D(x / α), in x / α, whose lowest is not negative where it is a posterior mean. What did
+    not converge is None.
     """
 
     rotation: tuple[Number, ...]
     share: Number | None
-    symmetric: tuple[Number, Number]
-    denoiser: tuple[Number, Number] | None
+    share_stderr: Size | None
+    symmetric: tuple[Number | None, Number | None]
+    denoiser: tuple[Number | None, Number | None] | None
 
 
 class Zero(Part):
@@ -353,8 +356,9 @@ def spectra(report: Report) -> list[str]:
             seen = level.zero_within is None and spectrum.share is not None
             share = f"{100 * (spectrum.share or 0):.3g} %" if seen else "zero"
             ends = [spectrum.symmetric, *([spectrum.denoiser] if spectrum.denoiser else [])]
-            ranges = [f"{short(low)} to {short(high)}" for low, high in ends]
-            sizes = [short(level.t), short(level.sigma), share, short(spectrum.rotation[0])]
+            ranges = [f"{short(low) or '?'} to {short(high) or '?'}" for low, high in ends]
+            largest = short(max(spectrum.rotation, default=None))
+            sizes = [short(level.t), short(level.sigma), share, largest]
             rows.append([*sizes, *ranges, *[""] * (2 - len(ranges))])
     note = (
         "A = J - J^T: what the first planes hold of ||A||^2, its largest singular value, and the "
@@ -380,23 +384,18 @@ def aligned(rows: list[list[str]]) -> list[str]:
 def shown(quantity: Quantity) -> str:
     """A value with its standard error in units of the last digits, as in 1.41(14)e5."""
     value, stderr = quantity.value, quantity.stderr
-    if not stderr or not math.isfinite(math.log10(stderr)):
+    # An error that is rounding says nothing.
+    if not stderr or stderr < ROUNDING * abs(value):
         return short(value)
     # Two digits of the error; of a value that is smaller than its error, all that are left.
     last = math.floor(math.log10(float(f"{stderr:.1e}"))) - 1
     size = max(abs(value), stderr)
     exponent = math.floor(math.log10(size))
     if -4 <= exponent < 5 and last <= 0:
-        return f"{value:.{-last}f}({_digits(stderr, last)})"
+        return f"{value:.{-last}f}({stderr / 10.0**last:.0f})"
     digits = max(exponent - last, 0)
     mantissa = value / 10.0**exponent
-    return f"{mantissa:.{digits}f}({_digits(stderr, exponent - digits)})e{exponent}"
-
-
-def _digits(stderr: float, last: int) -> str:
-    """The standard error in units of 10^last; with its point where these are smaller than 1."""
-    number = f"{stderr / 10.0**last:.0f}"
-    return number if last >= 0 or stderr < 1 else f"{stderr:.{-last}f}"
+    return f"{mantissa:.{digits}f}({stderr / 10.0 ** (exponent - digits):.0f})e{exponent}"
 
 
 def interval(quantity: Quantity | Interval) -> str:

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,10 +19,8 @@ from qcsbm.conservativeness.estimates import PRODUCTS
 from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.errors import BadInput
 from qcsbm.score.kinds import Kind
-from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow, Schedule, levels
-from qcsbm.score.sde import VE, VP
+from qcsbm.score.schedules import NAMED, Discrete, Schedule, levels, parse
 
-SCHEDULES: dict[str, type] = {"ve": VE, "vp": VP, "edm": EDM, "rectified_flow": RectifiedFlow}
 SAMPLES = 32
 
 
@@ -67,8 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--schedule",
-        type=_schedule,
-        help=f"noise of a function: {', '.join(SCHEDULES)}, with its parameters as in "
+        help=f"noise of a function: {', '.join(NAMED)}, with its settings as in "
         "ve:sigma_min=0.01,sigma_max=50",
     )
     parser.add_argument("--label", type=int, help="class of a class-conditional model")
@@ -85,6 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     names = ("kind", "schedule", "label", "guidance")
     settings = {name: getattr(arguments, name) for name in names}
+    if arguments.schedule is not None:
+        settings["schedule"] = parse(arguments.schedule)
     field = load(arguments.model, **{k: v for k, v in settings.items() if v is not None})
     x = samples(arguments.data, field, arguments.samples, arguments.seed)
     with _arithmetic():
@@ -147,7 +145,7 @@ def _arithmetic() -> Iterator[None]:
     """
     threads = torch.get_num_threads()
     mode = torch.get_deterministic_debug_mode()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     torch.set_deterministic_debug_mode("warn" if mode else "default")
     try:
         yield
@@ -185,23 +183,3 @@ def _probes(text: str) -> int | str:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number or exact")
     return int(text)
-
-
-def _schedule(text: str) -> Schedule:
-    name, _, rest = text.partition(":")
-    if name not in SCHEDULES:
-        raise argparse.ArgumentTypeError(f"found {name!r}, expected one of {', '.join(SCHEDULES)}")
-    parameters = {}
-    known = [field.name for field in fields(SCHEDULES[name])]
-    for pair in filter(None, rest.split(",")):
-        key, _, value = pair.partition("=")
-        try:
-            parameters[key] = float(value)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{key}: found {value!r}, expected a number") from None
-        if key not in known:
-            raise argparse.ArgumentTypeError(
-                f"found {key!r}, expected {', '.join(known) or 'no parameters'} of {name}"
-            )
-    schedule: Schedule = SCHEDULES[name](**parameters)
-    return schedule
