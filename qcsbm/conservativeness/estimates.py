@@ -221,6 +221,21 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
     )
 
 
+def probes_for(relative_error: float, samples: int, products: Products) -> int:
+    """Probes that leave no more than ``relative_error`` in the mean Asym of ``samples``.
+
+    This is the standard deviation over probes, by the worst case of the module's docstring: ρ = 1,
+    all rotation in one plane. Samples are taken to be equally asymmetric; what they differ by adds
+    to the error, and more probes do not help there.
+    """
+    variance = samples * relative_error**2
+    if products == "forward":
+        # The root of 2 (2K + 1) / (K (K − 1)) = variance.
+        linear = variance + 4
+        return max(3, math.ceil((linear + math.sqrt(linear**2 + 8 * variance)) / (2 * variance)))
+    return max(2, math.ceil(1 / variance))
+
+
 def _from_autograd(function: Function, x: Tensor, probes: list[Tensor]) -> Estimates:
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         x = x.requires_grad_()
