@@ -1,5 +1,8 @@
 """Audits of force fields against Hessians by autograd, with and without a planted rotation."""
 
+import doctest
+from pathlib import Path
+
 import ase.io
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
-from conftest import in_process
+from conftest import ROOT, in_process
 
 from qcsbm.auditing import forces
 from qcsbm.auditing.force_report import ForceReport
@@ -277,3 +280,28 @@ def test_command_audits_a_calculator_at_structures_of_a_file(tmp_path, monkeypat
     }
     assert in_process(*command, "--out", "audit", "--label", 3) == 2
     assert "--label: found one, expected none for a calculator" in capsys.readouterr().err
+
+
+def test_tutorial_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/forces.md").read_text()
+    names = {}
+    for block in text.split("```python\n")[1:]:
+        exec(block.split("```")[0], names)
+    assert names["report"].zero_within.lambda_ < 1e-6
+    pushed = names["pushed"]
+    assert pushed.lambda_.value > 0.001 and pushed.zero_within is None
+    assert f"{pushed.lambda_.value:.2g}" == "0.01"
+    assert f"{pushed.circulation.rms.value:.1g}" == "0.006"
+    assert ForceReport.from_json("audit.json") == names["report"]
+    ase.io.write("structures.xyz", names["structures"])
+    module, rest = text.split("```\ncat > ")[1].split(" <<'PYTHON'\n")
+    code, command = rest.split("```")[0].split("PYTHON\n")
+    Path(module).write_text(code)
+    capsys.readouterr()
+    assert in_process(*command.split()[1:]) == 0
+    assert "zero within" in capsys.readouterr().out
+
+
+def test_examples_run():
+    assert doctest.testmod(forces).failed == 0
