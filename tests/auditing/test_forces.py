@@ -16,6 +16,8 @@ from ase.constraints import FixAtoms
 from conftest import ROOT, in_process
 
 from qcsbm.auditing import forces
+from qcsbm.auditing.audit import asymmetry
+from qcsbm.auditing.compare import compare
 from qcsbm.auditing.force_report import ForceReport
 from qcsbm.auditing.forces import audit_forces, pair_asymmetry
 from qcsbm.runtime.errors import BadInput, MissingFile
@@ -254,6 +256,34 @@ def test_bad_input_is_one_sentence(arguments, sentence):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(MissingFile, match="none.xyz: found no such file"):
         audit_forces(lennard_jones(), tmp_path / "none.xyz")
+
+
+def test_comparison_says_which_forces_are_worse(tmp_path):
+    frames = clusters(6)
+    some, more = (
+        audit_forces(Rotated(lennard_jones(), size * antisymmetric(1)), frames)
+        for size in (0.5, 0.6)
+    )
+    none = audit_forces(lennard_jones(), frames)
+    some.to_json(tmp_path / "some.json")
+    found = compare(tmp_path / "some.json", more)
+    assert [d.verdict for d in found.differences] == ["worse"] * 3
+    of_lambda = found.differences[1]
+    differences = [
+        b.lambda_ - a.lambda_ for a, b in zip(some.structures, more.structures, strict=True)
+    ]
+    assert of_lambda.metric == "lambda" and of_lambda.change.n == 6
+    assert of_lambda.change.value == pytest.approx(np.mean(differences))
+    assert compare(more, some).worse is False
+    assert compare(some, some).worse is False
+    assert {d.verdict for d in compare(none, none).differences} == {"same"}
+    with pytest.raises(BadInput, match="B: found another seed, 1, expected 0 as in A"):
+        compare(some, audit_forces(lennard_jones(), frames, seed=1, circulation=False))
+    with pytest.raises(BadInput, match="B: found another structures"):
+        compare(some, audit_forces(lennard_jones(), frames[:5], circulation=False))
+    plain = asymmetry(lambda x: x, torch.randn(4, 2))
+    with pytest.raises(BadInput, match="found an audit of forces and an audit, expected two of"):
+        compare(some, plain)
 
 
 CALCULATORS = """
