@@ -149,7 +149,7 @@ def _require_alike_forces(a: ForceReport, b: ForceReport) -> None:
     for name in ("structures", "seed", "displacement"):
         found, expected = (getattr(report.protocol, name) for report in (b, a))
         if found != expected:
-            raise BadInput(f"B: found another {name}, {found}, expected {expected} as in A")
+            raise BadInput(f"B: found the {name} {found}, expected {expected} as in A")
     if len(a.structures) != len(b.structures):
         raise BadInput(
             f"B: found {len(b.structures)} structures, expected {len(a.structures)} as in A"
@@ -159,8 +159,8 @@ def _require_alike_forces(a: ForceReport, b: ForceReport) -> None:
 def _of_forces(a: ForceReport, b: ForceReport) -> Iterator[Difference]:
     nothing = a.zero_within is not None and b.zero_within is not None
     for metric, key in (("NAsym", "nasym"), ("lambda", "lambda_")):
-        values = (_tensor([getattr(one, key) for one in report.structures]) for report in (a, b))
-        yield _difference("structures", metric, *values, True, nothing)
+        first, second = (_tensor([getattr(one, key) for one in r.structures]) for r in (a, b))
+        yield _difference("structures", metric, first, second, True, nothing)
     if a.circulation and b.circulation:
         yield _of_circulation("structures", a.circulation, b.circulation, True)
 

@@ -277,9 +277,9 @@ def test_comparison_says_which_forces_are_worse(tmp_path):
     assert compare(more, some).worse is False
     assert compare(some, some).worse is False
     assert {d.verdict for d in compare(none, none).differences} == {"same"}
-    with pytest.raises(BadInput, match="B: found another seed, 1, expected 0 as in A"):
+    with pytest.raises(BadInput, match="B: found the seed 1, expected 0 as in A"):
         compare(some, audit_forces(lennard_jones(), frames, seed=1, circulation=False))
-    with pytest.raises(BadInput, match="B: found another structures"):
+    with pytest.raises(BadInput, match="B: found the structures"):
         compare(some, audit_forces(lennard_jones(), frames[:5], circulation=False))
     plain = asymmetry(lambda x: x, torch.randn(4, 2))
     with pytest.raises(BadInput, match="found an audit of forces and an audit, expected two of"):
