@@ -7,8 +7,10 @@ equal models are exactly 0.
 """
 
 import csv
+import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +19,8 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from qcsbm.auditing.report import WIDTH, Level, Report, aligned, interval, short
+from qcsbm.auditing.force_report import ForceReport
+from qcsbm.auditing.report import WIDTH, Circulation, Level, Report, aligned, interval, short
 from qcsbm.conservativeness.interval import LEVEL, Interval, mean
 from qcsbm.quality.metrics import METRICS, Metric
 from qcsbm.runtime.errors import BadInput, MissingFile
@@ -31,7 +34,8 @@ VALUES = ("seed", "value", "stderr", "n", "unit")
 OWN = (*Trained.model_fields, "samples_sha256")
 
 Verdict = Literal["worse", "better", "undecided", "same"]
-Source = Report | str | Path
+Audit = Report | ForceReport
+Source = Audit | str | Path
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,10 @@ class Comparison:
 def compare(a: Source, b: Source) -> Comparison:
     """What differs between two audits, or between two result folders of the workflow.
 
-    Each is a `Report`, its JSON file, or a folder with ``audit.json`` or with ``metrics.csv``. Of
-    audits, Asym, NAsym and circulation are compared at every level and less is better; of result
-    folders every metric with a better direction that both have, over the seeds that both have.
+    Each is a `Report` or `ForceReport`, its JSON file, or a folder with ``audit.json`` or with
+    ``metrics.csv``. Of audits, Asym, NAsym and circulation are compared at every level, of those of
+    forces NAsym, λ and circulation, and less is better; of result folders every metric with a
+    better direction that both have, over the seeds that both have.
 
     Raises:
         BadInput: they were not measured alike, so that differences mean nothing.
@@ -104,24 +109,63 @@ def compare(a: Source, b: Source) -> Comparison:
     if isinstance(first, Report) and isinstance(second, Report):
         _require_alike(first, second)
         return Comparison(tuple(_of_audits(first, second)))
-    if isinstance(first, Report) or isinstance(second, Report):
-        raise BadInput("found an audit and a result folder, expected two of a kind to compare")
+    if isinstance(first, ForceReport) and isinstance(second, ForceReport):
+        _require_alike_forces(first, second)
+        return Comparison(tuple(_of_forces(first, second)))
+    if not isinstance(first, Path) or not isinstance(second, Path):
+        names = (_named(first), _named(second))
+        raise BadInput(f"found {names[0]} and {names[1]}, expected two of a kind to compare")
     return Comparison(tuple(_of_results(first, second)))
 
 
-def _read(source: Source) -> Report | Path:
+def _named(source: Audit | Path) -> str:
+    if isinstance(source, Path):
+        return "a result folder"
+    return "an audit of forces" if isinstance(source, ForceReport) else "an audit"
+
+
+def _read(source: Source) -> Audit | Path:
     """An audit, or the path of a file of metrics."""
-    if isinstance(source, Report):
+    if isinstance(source, Report | ForceReport):
         return source
     path = Path(source)
     if not path.is_dir():
         if path.name == METRICS_FILE and path.is_file():
             return path
-        return Report.from_json(path)
+        return _audit(path)
     for name in (AUDIT, METRICS_FILE):
         if (path / name).is_file():
-            return Report.from_json(path / name) if name == AUDIT else path / name
+            return _audit(path / name) if name == AUDIT else path / name
     raise MissingFile(f"{path}: found neither {AUDIT} nor {METRICS_FILE}, expected one of them")
+
+
+def _audit(path: Path) -> Audit:
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_bytes())
+        if isinstance(content, dict) and content.get("kind") == "force":
+            return ForceReport.from_json(path)
+    return Report.from_json(path)
+
+
+def _require_alike_forces(a: ForceReport, b: ForceReport) -> None:
+    """The same structures, moved in the same way."""
+    for name in ("structures", "seed", "displacement"):
+        found, expected = (getattr(report.protocol, name) for report in (b, a))
+        if found != expected:
+            raise BadInput(f"B: found the {name} {found}, expected {expected} as in A")
+    if len(a.structures) != len(b.structures):
+        raise BadInput(
+            f"B: found {len(b.structures)} structures, expected {len(a.structures)} as in A"
+        )
+
+
+def _of_forces(a: ForceReport, b: ForceReport) -> Iterator[Difference]:
+    nothing = a.zero_within is not None and b.zero_within is not None
+    for metric, key in (("NAsym", "nasym"), ("lambda", "lambda_")):
+        first, second = (_tensor([getattr(one, key) for one in r.structures]) for r in (a, b))
+        yield _difference("structures", metric, first, second, True, nothing)
+    if a.circulation and b.circulation:
+        yield _of_circulation("structures", a.circulation, b.circulation, True)
 
 
 def _require_alike(a: Report, b: Report) -> None:
@@ -168,7 +212,7 @@ def _of_audits(a: Report, b: Report) -> Iterator[Difference]:
             over_levels[metric].append(values)
             yield _difference(place, metric, *values, paired, nothing)
         if first.circulation and second.circulation:
-            yield _of_circulation(place, first, second, paired)
+            yield _of_circulation(place, first.circulation, second.circulation, paired)
     if len(a.levels) > 1:
         nothing = a.mean.zero_within is not None and b.mean.zero_within is not None
         for metric, pairs in over_levels.items():
@@ -189,11 +233,10 @@ def _difference(
     return Difference(place, metric, float(a.mean()), float(b.mean()), change, False, verdict)
 
 
-def _of_circulation(place: str, a: Level, b: Level, paired: bool) -> Difference:
+def _of_circulation(place: str, a: Circulation, b: Circulation, paired: bool) -> Difference:
     """The difference of root mean squares c, as (c_b² − c_a²) / (c_a + c_b)."""
-    assert a.circulation is not None and b.circulation is not None
-    c_a, c_b = a.circulation.rms.value, b.circulation.rms.value
-    first, second = (_tensor(c.values).square() for c in (a.circulation, b.circulation))
+    c_a, c_b = a.rms.value, b.rms.value
+    first, second = _tensor(a.values).square(), _tensor(b.values).square()
     change = _change(first, second, paired)
     total = c_a + c_b
     if total > 0:
@@ -201,7 +244,7 @@ def _of_circulation(place: str, a: Level, b: Level, paired: bool) -> Difference:
             p if p is None else p / total for p in (change.stderr, change.low, change.high)
         )
         change = Interval(change.value / total, stderr, low, high, change.n)
-    verdict = _verdict(change, "lower", a.circulation.error + b.circulation.error)
+    verdict = _verdict(change, "lower", a.error + b.error)
     return Difference(place, "circulation", c_a, c_b, change, False, verdict)
 
 

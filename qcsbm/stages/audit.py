@@ -109,14 +109,15 @@ def _run_forces(arguments: argparse.Namespace) -> None:
             raise BadInput(f"--{name}: found one, expected none for a calculator of ASE")
     if arguments.kinds or arguments.levels != [LEVELS]:
         raise BadInput("--kinds, --levels: found some, expected none for a calculator of ASE")
-    report = audit_forces(
-        load_calculator(arguments.model),
-        arguments.data,
-        probes=arguments.probes,
-        samples=arguments.samples,
-        seed=arguments.seed,
-        progress=True,
-    )
+    with _arithmetic():
+        report = audit_forces(
+            load_calculator(arguments.model),
+            arguments.data,
+            probes=arguments.probes,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            progress=True,
+        )
     report.to_json(arguments.out / "audit.json")
     print(report)
     try:

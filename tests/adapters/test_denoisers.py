@@ -1,6 +1,7 @@
 """Any image → image callable as a vector field."""
 
 import doctest
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,3 +58,11 @@ def test_function_that_gives_something_else_is_refused(function, sentence):
 
 def test_examples_run():
     assert doctest.testmod(qcsbm.adapters.denoisers).failed == 0
+
+
+def test_tutorial_runs():
+    text = (Path(__file__).parents[2] / "docs/denoisers.md").read_text()
+    names = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    assert names["gradient"].mean.zero_within.lambda_ < 1e-6
+    assert names["other"].mean.lambda_.value > 0.5

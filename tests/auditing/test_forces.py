@@ -1,5 +1,8 @@
 """Audits of force fields against Hessians by autograd, with and without a planted rotation."""
 
+import doctest
+from pathlib import Path
+
 import ase.io
 import numpy as np
 import pytest
@@ -10,9 +13,11 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
-from conftest import in_process
+from conftest import ROOT, in_process
 
 from qcsbm.auditing import forces
+from qcsbm.auditing.audit import asymmetry
+from qcsbm.auditing.compare import compare
 from qcsbm.auditing.force_report import ForceReport
 from qcsbm.auditing.forces import audit_forces, pair_asymmetry
 from qcsbm.runtime.errors import BadInput, MissingFile
@@ -253,6 +258,34 @@ def test_missing_file_is_named(tmp_path):
         audit_forces(lennard_jones(), tmp_path / "none.xyz")
 
 
+def test_comparison_says_which_forces_are_worse(tmp_path):
+    frames = clusters(6)
+    some, more = (
+        audit_forces(Rotated(lennard_jones(), size * antisymmetric(1)), frames)
+        for size in (0.5, 0.6)
+    )
+    none = audit_forces(lennard_jones(), frames)
+    some.to_json(tmp_path / "some.json")
+    found = compare(tmp_path / "some.json", more)
+    assert [d.verdict for d in found.differences] == ["worse"] * 3
+    of_lambda = found.differences[1]
+    differences = [
+        b.lambda_ - a.lambda_ for a, b in zip(some.structures, more.structures, strict=True)
+    ]
+    assert of_lambda.metric == "lambda" and of_lambda.change.n == 6
+    assert of_lambda.change.value == pytest.approx(np.mean(differences))
+    assert compare(more, some).worse is False
+    assert compare(some, some).worse is False
+    assert {d.verdict for d in compare(none, none).differences} == {"same"}
+    with pytest.raises(BadInput, match="B: found the seed 1, expected 0 as in A"):
+        compare(some, audit_forces(lennard_jones(), frames, seed=1, circulation=False))
+    with pytest.raises(BadInput, match="B: found the structures"):
+        compare(some, audit_forces(lennard_jones(), frames[:5], circulation=False))
+    plain = asymmetry(lambda x: x, torch.randn(4, 2))
+    with pytest.raises(BadInput, match="found an audit of forces and an audit, expected two of"):
+        compare(some, plain)
+
+
 CALCULATORS = """
 from ase.calculators.lj import LennardJones
 
@@ -277,3 +310,28 @@ def test_command_audits_a_calculator_at_structures_of_a_file(tmp_path, monkeypat
     }
     assert in_process(*command, "--out", "audit", "--label", 3) == 2
     assert "--label: found one, expected none for a calculator" in capsys.readouterr().err
+
+
+def test_tutorial_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/forces.md").read_text()
+    names = {}
+    for block in text.split("```python\n")[1:]:
+        exec(block.split("```")[0], names)
+    assert names["report"].zero_within.lambda_ < 1e-6
+    pushed = names["pushed"]
+    assert pushed.lambda_.value > 0.001 and pushed.zero_within is None
+    assert f"{pushed.lambda_.value:.2g}" == "0.01"
+    assert f"{pushed.circulation.rms.value:.1g}" == "0.006"
+    assert ForceReport.from_json("audit.json") == names["report"]
+    ase.io.write("structures.xyz", names["structures"])
+    module, rest = text.split("```\ncat > ")[1].split(" <<'PYTHON'\n")
+    code, command = rest.split("```")[0].split("PYTHON\n")
+    Path(module).write_text(code)
+    capsys.readouterr()
+    assert in_process(*command.split()[1:]) == 0
+    assert "zero within" in capsys.readouterr().out
+
+
+def test_examples_run():
+    assert doctest.testmod(forces).failed == 0
