@@ -172,7 +172,7 @@ def test_results_of_different_protocols_are_not_compared(tmp_path):
 @pytest.mark.parametrize(
     "a, b, sentence",
     [
-        ("results", "audit", "found an audit and a result folder"),
+        ("results", "audit", "found a result folder and an audit"),
         ("results", "empty", "found neither audit.json nor metrics.csv"),
         ("results", "strange", "found no metrics"),
         ("results", "other", "found no metric of a dataset and method"),
