@@ -9,6 +9,8 @@ References:
     (Khelifa, Turner & Venkataramanan, 2026); https://arxiv.org/abs/2606.06179
     The dark side of the forces: assessing non-conservative force models for atomistic machine
     learning (Bigi et al., 2024); https://arxiv.org/abs/2412.11569
+    Regularization by Denoising: Clarifications and New Interpretations (Reehorst & Schniter, 2018);
+    https://arxiv.org/abs/1806.02296
     Reduce, Reuse, Recycle: Compositional Generation with Energy-Based Diffusion Models and MCMC
     (Du et al., 2023); https://arxiv.org/abs/2302.11552
 """
@@ -25,8 +27,12 @@ def conclusion(
     yield _of_the_asymmetry(field, protocol, levels, mean)
     if field.kind == "force":
         yield from _of_forces(levels, mean)
+    elif field.kind == "denoiser" and field.schedule is None:
+        yield from _of_denoisers(mean)
+        yield from _of_eigenvalues(levels)
     else:
         yield from _of_scores(field, levels, mean)
+        yield from _of_eigenvalues(levels)
 
 
 def _of_the_asymmetry(
@@ -79,6 +85,18 @@ def _of_scores(field: Audited, levels: Sequence[Level], mean: Mean) -> Iterator[
             "mean square, at the worst level): acceptance probabilities of MCMC and compositions "
             "that need them (Du et al. 2302.11552) depend on the path."
         )
+
+
+def _of_denoisers(mean: Mean) -> Iterator[str]:
+    if not mean.zero_within:
+        yield (
+            "A denoiser whose Jacobian is not symmetric is the gradient of no function and no "
+            "proximal map: there is no regulariser that it stands for (Reehorst & Schniter "
+            "1806.02296), though iterations with it may converge all the same."
+        )
+
+
+def _of_eigenvalues(levels: Sequence[Level]) -> Iterator[str]:
     lows = [
         s.denoiser[0]
         for level in levels

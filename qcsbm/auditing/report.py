@@ -261,6 +261,9 @@ class Report(Part):
 
         figure.page(self, path)
 
+    def __repr__(self) -> str:
+        return f"<Report: {heading(self)}>"
+
     def __str__(self) -> str:
         """A table in ASCII, at most 80 columns wide."""
         parts = [

@@ -1,12 +1,14 @@
 """`qcsbm audit`: which samples it takes, what it writes, and what it refuses."""
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import in_process
+from conftest import ROOT, in_process
 from PIL import Image
 
 import qcsbm
@@ -170,3 +172,27 @@ def test_arrays_that_are_no_samples_are_refused(tmp_path, array):
     np.savez(tmp_path / "x.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
     with pytest.raises(BadInput, match="found arrays a, b, expected one of samples"):
         samples(tmp_path / "x.npz", FIELD, 2, 0)
+
+
+ABSENT = (
+    "PIL ase azula diffusers matplotlib pandas skimage sklearn snakemake tabulate threadpoolctl "
+    "torchvision yaml"
+)
+
+
+def test_the_core_packages_are_enough(here):
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT.split()!r}))
+from qcsbm.cli import main
+status = main({[*COMMAND, "--levels", "1"]!r})
+status = status or main(["compare", "out", "out"])
+sys.exit(status)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "qcsbm audit: Matplotlib: found no such package" in result.stderr
+    assert "B against A: 3 same." in result.stdout

@@ -156,3 +156,12 @@ def test_conclusions_name_what_was_found(report):
     assert "Bigi et al." in text and "units of energy" in text and "nats" not in text
     rms = forces.levels[0].circulation.rms.value
     assert f"{rms:.2g}" in text and math.isfinite(rms)
+
+
+def test_denoisers_have_eigenvalues_and_a_conclusion_of_their_own():
+    j = torch.diag(torch.tensor([0.9, 0.5, -0.2, 0.1])) + 0.1 * torch.ones(4, 4).triu(1)
+    report = qcsbm.audit(linear(j), points(4, 4), kind="denoiser")
+    assert report.levels[0].spectrum[0].denoiser == report.levels[0].spectrum[0].symmetric
+    text = " ".join(report.conclusion)
+    assert "Reehorst & Schniter" in text and "no posterior mean" in text and "nats" not in text
+    assert repr(report) == "<Report: Audit of field: denoiser field on samples of 4>"
