@@ -76,6 +76,11 @@ def test_arguments_that_do_not_fit_are_refused(changes, sentence):
         qcsbm.audit(lambda x, t=None: x, **arguments)
 
 
+def test_rounding_that_differs_from_call_to_call_is_no_randomness():
+    report = qcsbm.asymmetry(lambda x: x + 1e-7 * torch.randn_like(x), points(4, 6))
+    assert report.mean.zero_within is not None
+
+
 def test_samples_of_another_shape_than_the_fields_are_refused():
     field = qcsbm.Field(lambda x, t: x, shape=(3, 2), name="mine")
     with pytest.raises(BadInput, match=r"samples of shape \(6,\), expected \(3, 2\), that of mine"):
