@@ -106,9 +106,9 @@ def circulation(
 
     The error of an interval is the sum of the last four Chebyshev coefficients' sizes. Far from the
     data, or between data at small noise, a field jumps along an edge. The difference of two nested
-    rules can then vanish by chance, and lets the integral pass with an error of 0: Kronrod's rule
-    and Gauss's in up to 99 % of the triangles of a mixture of Gaussians, where the sum of
-    coefficients always bounded the error.
+    rules can then vanish by chance, and an integral pass with an error of 0: with Kronrod's and
+    Gauss's rules in up to 99 % of the triangles of a mixture of Gaussians, where the sum of
+    coefficients always bounded the error (docs/circulation.md).
 
     Raises:
         Diverged: a value of the field that is not finite.

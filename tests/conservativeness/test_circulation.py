@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import chi2
 
 from qcsbm.conservativeness.circulation import (
     NODES,
@@ -74,6 +75,12 @@ def test_integral_of_the_size_of_a_constant_field():
     )
     # Rounding alone, and said to be so.
     assert (found.values.abs() <= found.error).all() and found.error.max() < 1e-13
+    single = circulation(lambda x: k.float().expand_as(x), triangles.float())
+    lengths = (triangles.roll(-1, 1) - triangles).norm(dim=2).sum(1)
+    torch.testing.assert_close(single.error, 2.0**-23 * lengths * k.norm(), rtol=1e-4, atol=0)
+    # Where s·dl changes its sign along every edge.
+    corners = torch.tensor([[[-1.0, 0], [1, 0], [0, 1]]])
+    assert float(circulation(lambda x: x, corners).absolute) == pytest.approx(2, rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -85,6 +92,8 @@ def test_circulation_of_a_gradient_is_zero_within_its_error(sigma, dtype):
     assert (found.values.abs() <= found.error).all()
     if sigma == 1:
         assert (found.error < 1e-5 * found.absolute).all()
+        # Below rounding there is nothing to find.
+        assert dtype == torch.float64 or found.evaluations < 0.8 * 30 * 765
     if sigma == 0.01:  # jumps of 1e-5 of an edge: too narrow to be found, and that shows
         assert (found.error > 1e-3 * found.absolute).any()
 
@@ -169,6 +178,18 @@ def test_interval_of_light_tails_is_that_of_a_variance():
     assert (found.low, found.high) == (pytest.approx(low, rel=1e-5), pytest.approx(high, rel=1e-5))
 
 
+def test_interval_of_heavy_tails_is_wider():
+    values = torch.tensor([1.0] * 29 + [-4])
+    found = root_mean_square(values)
+    kurtosis = 30 * (29 + 4**4) / (29 + 4**2) ** 2 * 32 / 30
+    freedom = 60 / (5 / 3 + (kurtosis - 8 / 3) * (1 + 6 / math.sqrt(30)))
+    ends = [found.value * math.sqrt(freedom / chi2.ppf(p, freedom)) for p in (0.975, 0.025)]
+    assert (found.low, found.high) == (pytest.approx(ends[0]), pytest.approx(ends[1]))
+    # One value that is all there is: three degrees of freedom, and no fewer.
+    single = root_mean_square(torch.tensor([0.0] * 15 + [4]))
+    assert single.high == pytest.approx(math.sqrt(3 / 0.215795), rel=1e-5)
+
+
 def covering(repeated, truth):
     """The share of the rows of ``repeated`` (R, m) whose interval holds ``truth``."""
     intervals = [root_mean_square(row) for row in repeated]
@@ -198,7 +219,7 @@ def linear(d, draws):
     return lambda x: a * x + b * x.roll(-1, 1), 2 * float(b.square().sum())
 
 
-@pytest.mark.parametrize("d", [16, 300, pytest.param(3072, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("d", [16, *(pytest.param(d, marks=pytest.mark.slow) for d in (300, 3072))])
 def test_intervals_cover_the_closed_form_for_random_linear_fields(d):
     draws = generator(0, "coverage", d)
     fields, repetitions, m = 20, 40, 8 if d > 300 else 16
