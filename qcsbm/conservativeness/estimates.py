@@ -53,7 +53,7 @@ Function = Callable[[Tensor], Tensor]
 # Products that are computed a second time, for the floor.
 CHECKS = 2
 # Units in the last place that all products may err by, relative to ‖J‖_F.
-COMMON = 10
+COMMON = 30
 # Where the mean of Asym is below this many floors, it may be nothing but errors.
 FACTOR = 2
 # How sure it is that the mean floor is below what is taken for it.
@@ -135,20 +135,28 @@ class Estimates:
 def zero_within(asym: Tensor, floor: Tensor, comparisons: int) -> float | None:
     """The X of "zero within X" where Asym of a level is no more than errors leave, None elsewhere.
 
-    ``asym``, ``floor`` (n,) and ``comparisons`` are those of `Estimates` at n samples. X is FACTOR
-    times the upper confidence bound of the mean floor, whose errors are taken to be normal. It has
-    as many degrees of freedom as there are comparisons, in (Σ f)² / Σ f² samples where the floors f
-    differ between samples. Asym above X would have been seen.
+    ``asym``, ``floor`` (n,) and ``comparisons`` are those of `Estimates` at n samples. Means over
+    samples are compared: Asym is zero up to FACTOR times an upper confidence bound of the floor,
+    and X is that, where all samples count alike. For the comparison those with large floors count
+    less, as a single bad one would hide what the others show.
+
+    Errors are taken to be normal. The floor then has as many degrees of freedom as there are
+    comparisons, in (Σ f)² / Σ f² samples where the floors f differ between samples.
 
     References:
         An Approximate Distribution of Estimates of Variance Components (Satterthwaite, 1946)
     """
-    mean = float(floor.mean())
-    if mean == 0:
-        return None if float(asym.mean()) > 0 else 0.0
+    if not floor.any():
+        return None if asym.any() else 0.0
+    weight = 1 / (floor + floor.mean())
+    if float((weight * asym).sum()) > _most_errors_leave(weight * floor, comparisons) * len(asym):
+        return None
+    return max(_most_errors_leave(floor, comparisons), float(asym.mean()))
+
+
+def _most_errors_leave(floor: Tensor, comparisons: int) -> float:
     freedom = comparisons * float(floor.sum() ** 2 / floor.square().sum())
-    bound = FACTOR * mean * freedom / float(chdtri(freedom, CONFIDENCE))
-    return bound if float(asym.mean()) <= bound else None
+    return FACTOR * float(floor.mean()) * freedom / float(chdtri(freedom, CONFIDENCE))
 
 
 def estimate(
@@ -186,25 +194,29 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
     Takes D + 3 passes, or 2D + 4 under "forward".
     """
     x = x.detach()
-    # The same ones at every call: they check the Jacobian, and no value depends on them.
-    generator = torch.Generator().manual_seed(0)
-    v = [rademacher(x.shape, generator).to(x) for _ in range(CHECKS)]
     d = x[0].numel()
     if products == "forward":
         # Unit vectors would move x √D times less than a probe, and rounding weigh D times as much.
         basis = _spread_out_basis(d)
-        columns = [central_difference(function, x, e.to(x).view_as(x[0]), step) for e in basis]
-        j = _flat(columns).mT @ basis / d
-        direct = _flat([central_difference(function, x, probe, step) for probe in v])
-        difference = direct - _flat(v) @ j.mT
-        evaluations = 2 * (d + CHECKS)
+        vectors = [row.to(x).view_as(x[0]).expand_as(x) for row in basis]
+        columns = _flat([central_difference(function, x, vector, step) for vector in vectors])
+        j = columns.mT @ basis / d
+        rotated = basis @ columns.mT
+        worst = (rotated - rotated.mT).square().sum(2).topk(min(CHECKS, d), 1).indices.T
+        v = basis.expand_as(columns)
+        error = torch.stack([_error(function, x, v, columns, k, step) for k in worst], 1)
+        evaluations = 2 * (d + len(worst))
     else:
+        # The same ones at every call: they check the Jacobian, and no value depends on them.
+        generator = torch.Generator().manual_seed(0)
+        probes = [rademacher(x.shape, generator).to(x) for _ in range(CHECKS)]
         with torch.enable_grad(), _attention(products):
             x = x.requires_grad_()
             s = function(x)
             j = jacobian(s, x).cpu().double()
-            direct = _flat([vjp(s, x, probe) for probe in v])
-        difference = direct - _flat(v) @ j
+            direct = _flat([vjp(s, x, probe) for probe in probes])
+        # The product with a probe errs as much as the rows together.
+        error = (direct - _flat(probes) @ j) / math.sqrt(2)
         evaluations = 1 + d + CHECKS
     norm = j.square().sum((1, 2))
     return Estimates(
@@ -212,8 +224,7 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
         identity=torch.full_like(norm, d)[:, None],
         cross=j.diagonal(dim1=1, dim2=2).sum(1)[:, None],
         norm=norm[:, None],
-        # The product with a probe errs as much as the columns together.
-        defect=difference.square().sum(2).mean(1) / 2,
+        defect=error.square().sum(2).mean(1),
         pairs=False,
         comparisons=CHECKS * d,
         rounding=_rounding(x, step if products == "forward" else None),
