@@ -18,6 +18,7 @@ from qcsbm.conservativeness.estimates import (
     Products,
     estimate,
     exact,
+    probes_for,
     zero_within,
 )
 from qcsbm.conservativeness.interval import mean
@@ -52,7 +53,7 @@ class Measurement:
         self.field, self.x, self.seed = field, x, seed
         self.batch_size = batch_size
         # Where truncation and rounding of a central difference are about equal.
-        self.step = torch.finfo(x.dtype).eps ** (1 / 3) if step is None else step
+        self.step = 2 * torch.finfo(x.dtype).eps ** (1 / 3) if step is None else step
         self.evaluations = 0
         self.warnings: list[str] = []
 
@@ -183,7 +184,8 @@ class Measurement:
         count = PILOT_PAIRS if products == "forward" else PILOT_PROBES
         pilot = estimate(self.function(t), x, count, products, self.length(t), trial)
         self.evaluations += len(x) * pilot.evaluations
-        return _enough(pilot, len(self.x) * relative_error**2)
+        enough = probes_for(relative_error, len(self.x), products, _rho(pilot))
+        return min(max(enough, count), MOST_PROBES)
 
     def level(
         self,
@@ -297,21 +299,17 @@ class Measurement:
         return Quantity.of(mean(torch.cat([part.nasym(a, b) for part in parts])))
 
 
-def _enough(pilot: Estimates, variance: float) -> int:
-    """So many probes that a sample's Asym has at most a relative ``variance`` from them."""
-    k = pilot.rotation.shape[1]
+def _rho(pilot: Estimates) -> float:
+    """ρ of `qcsbm.conservativeness.estimates`: the relative variance of Asym from one probe."""
     square = float(pilot.asym.mean()) ** 2
-    if square == 0:
-        return k
+    if square == 0 or _zero([pilot]) is not None:
+        return 0.0
     rho = float(pilot.rotation.var(1).mean()) / square
     if not pilot.pairs:
-        return min(max(math.ceil(rho / variance), k), MOST_PROBES)
-    # Of a mean over pairs, see `qcsbm.conservativeness.estimates`; that over the pairs of a probe
-    # has a relative variance of ρ + (2 + 3ρ) / (K - 1).
-    rho = min(max((rho - 2 / (k - 1)) / (1 + 3 / (k - 1)), 0.0), 1.0)
-    while k < MOST_PROBES and 2 / (k * (k - 1)) * (2 * (k - 2) * rho + 2 + 3 * rho) > variance:
-        k += 1
-    return k
+        return rho
+    # Each probe's own pairs have a mean with a relative variance of ρ + (2 + 3ρ) / (K - 1).
+    others = pilot.rotation.shape[1] - 1
+    return max((rho - 2 / others) / (1 + 3 / others), 0.0)
 
 
 def _zero(parts: list[Estimates]) -> found.Zero | None:

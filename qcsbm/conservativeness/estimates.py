@@ -232,19 +232,20 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
     )
 
 
-def probes_for(relative_error: float, samples: int, products: Products) -> int:
+def probes_for(relative_error: float, samples: int, products: Products, rho: float = 1.0) -> int:
     """Probes that leave no more than ``relative_error`` in the mean Asym of ``samples``.
 
-    This is the standard deviation over probes, by the worst case of the module's docstring: ρ = 1,
-    all rotation in one plane. Samples are taken to be equally asymmetric; what they differ by adds
-    to the error, and more probes do not help there.
+    This is the standard deviation over probes, by the module's docstring; ``rho`` is ρ there, 1 in
+    the worst case of all rotation in one plane. Samples are taken to be equally asymmetric; what
+    they differ by adds to the error, and more probes do not help there.
     """
     variance = samples * relative_error**2
     if products == "forward":
-        # The root of 2 (2K + 1) / (K (K − 1)) = variance.
-        linear = variance + 4
-        return max(3, math.ceil((linear + math.sqrt(linear**2 + 8 * variance)) / (2 * variance)))
-    return max(2, math.ceil(1 / variance))
+        # The root of (4 ρ K + 4 − 2 ρ) / (K (K − 1)) = variance.
+        linear = variance + 4 * rho
+        root = math.sqrt(linear**2 + 4 * variance * max(4 - 2 * rho, 0.0))
+        return max(3, math.ceil((linear + root) / (2 * variance)))
+    return max(2, math.ceil(rho / variance))
 
 
 def _from_autograd(function: Function, x: Tensor, probes: list[Tensor]) -> Estimates:
