@@ -23,6 +23,7 @@ from qcsbm.auditing.report import (
     heading,
     interval,
     protocol,
+    short,
     shown,
 )
 from qcsbm.runtime.errors import BadInput
@@ -65,7 +66,7 @@ LOOK: dict[Any, Any] = {
 WIDTH, ROW = 7.0, 2.35
 MARGIN, LINE, CHARACTER = 0.4, 0.155, 0.07
 # Beside a panel, below it and above it.
-LABELS, EDGE, BELOW, TITLE = 0.6, 0.1, 0.45, 0.25
+LABELS, EDGE, BELOW, TITLE = 0.68, 0.1, 0.45, 0.25
 # Values this many times as large as others need a logarithmic axis.
 FAR = 20
 
@@ -156,8 +157,9 @@ def _panels(report: Report) -> Iterator[Callable[["Axes"], None]]:
     yield lambda axes: _draw_asymmetry(axes, report)
     if any(level.circulation for level in report.levels):
         yield lambda axes: _draw_circulation(axes, report)
-    if any(level.spectrum for level in report.levels):
+    if any(level.spectrum and not level.zero_within for level in report.levels):
         yield lambda axes: _draw_rotation(axes, report)
+    if any(level.spectrum for level in report.levels):
         yield lambda axes: _draw_eigenvalues(axes, report)
 
 
@@ -204,14 +206,10 @@ def _draw_asymmetry(axes: "Axes", report: Report) -> None:
         points, quantities = zip(*found, strict=True)
         kind = report.field.kind
         draw_quantities(axes, np.array(points), quantities, color=BLUE, marker="o", label=kind)
-    zeros = [
-        (p, level.zero_within.nasym)
-        for p, level in zip(x, report.levels, strict=True)
-        if level.zero_within
+    bounds = [
+        (p, z.nasym) for p, level in zip(x, report.levels, strict=True) if (z := level.zero_within)
     ]
-    if zeros:
-        hollow: dict[str, Any] = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
-        axes.plot(*zip(*zeros, strict=True), color=GREY, label="zero within", **hollow)
+    _draw_zeros(axes, bounds, alone=not found)
     kinds = report.levels[0].nasym_by_kind
     for kind, (colour, marker) in zip(kinds, OTHER_KINDS, strict=False):
         of_kind = [level.nasym_by_kind[kind] for level in report.levels]
@@ -220,14 +218,14 @@ def _draw_asymmetry(axes: "Axes", report: Report) -> None:
         look |= {"markerfacecolor": "none", "linestyle": "--", "label": f"as {kind}"}
         draw_quantities(axes, x, of_kind, **look)
     axes.set_ylabel("NAsym")
-    if kinds or zeros:
+    if kinds or bounds:
         axes.legend()
     seen = [level.nasym for level in report.levels if not level.zero_within]
     _scale(axes, [*seen, *(q for level in report.levels for q in level.nasym_by_kind.values())])
     # λ at the ticks of NAsym, whose lines it shares.
     roots = axes.secondary_yaxis("right")
     roots.set_ylabel("λ = √NAsym")
-    roots.yaxis.set_major_formatter(lambda nasym, _: f"{np.sqrt(max(nasym, 0)):.2g}")
+    roots.yaxis.set_major_formatter(lambda nasym, _: short(np.sqrt(max(nasym, 0))))
     roots.yaxis.set_minor_formatter("")
 
 
@@ -238,11 +236,31 @@ def _draw_circulation(axes: "Axes", report: Report) -> None:
         for point, level in zip(x, report.levels, strict=True)
         if level.circulation
     ]
-    points, circulations = zip(*found, strict=True)
-    quantities = [circulation.rms for circulation in circulations]
-    draw_quantities(axes, np.array(points), quantities, color=VERMILLION, marker="s")
-    axes.set_ylabel(f"root mean square ({circulations[0].unit})")
-    _scale(axes, quantities)
+    seen = [(point, circulation.rms) for point, circulation in found if circulation.seen]
+    if seen:
+        points, quantities = zip(*seen, strict=True)
+        draw_quantities(axes, np.array(points), quantities, color=VERMILLION, marker="s")
+    bounds = [(point, circulation.error) for point, circulation in found if not circulation.seen]
+    _draw_zeros(axes, bounds, alone=not seen)
+    if bounds:
+        axes.legend()
+    axes.set_ylabel(f"root mean square ({found[0][1].unit})")
+    _scale(axes, [rms for _, rms in seen])
+
+
+def _draw_zeros(axes: "Axes", bounds: list[tuple[float, float]], alone: bool) -> None:
+    """Levels at which nothing was seen: below the axis, or at their bounds if these are ``alone``.
+
+    Bounds may be so small that nothing else could be read on an axis with them.
+    """
+    if bounds:
+        x, y = zip(*bounds, strict=True)
+        look: dict[str, Any] = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
+        look |= {"color": GREY, "label": "zero within", "clip_on": False}
+        if alone:
+            axes.plot(x, y, **look)
+        else:
+            axes.plot(x, [0] * len(x), transform=axes.get_xaxis_transform(), **look)
 
 
 def _draw_rotation(axes: "Axes", report: Report) -> None:
@@ -275,7 +293,7 @@ def _draw_rotation(axes: "Axes", report: Report) -> None:
 
 def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
     of_denoiser = any(s.denoiser for level in report.levels for s in level.spectrum)
-    x = _along_noise(axes, report, "Extreme eigenvalues")
+    x = _along_noise(axes, report, "Eigenvalues")
     points, lows, highs = [], [], []
     for point, level in zip(x, report.levels, strict=True):
         ends = [s.denoiser if of_denoiser else s.symmetric for s in level.spectrum]
@@ -293,7 +311,8 @@ def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
     if not of_denoiser and sizes.max() > FAR * np.median(sizes):
         axes.set_yscale("symlog", linthresh=max(float(np.median(sizes)), 1e-30))
     axes.set_ylabel("denoiser's Jacobian" if of_denoiser else "(J + Jᵀ) / 2")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+    beside_title = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    axes.legend(ncols=2, handletextpad=0, columnspacing=0.8, **beside_title)
 
 
 def _scale(axes: "Axes", quantities: Sequence[Quantity]) -> None:
@@ -304,7 +323,7 @@ def _scale(axes: "Axes", quantities: Sequence[Quantity]) -> None:
         axes.set_ylim(bottom=min(values) / 5)
     else:
         axes.set_ylim(bottom=0)
-        axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=True)
+        axes.yaxis.set_major_formatter(lambda value, _: short(value))
 
 
 def _named(levels: list[Level]) -> list[str]:
@@ -338,8 +357,8 @@ def _rows(report: Report) -> Iterator[list[str]]:
 def _numbers(found: Level | Mean) -> list[str]:
     if found.zero_within:
         bounds = (found.zero_within.asym, found.zero_within.nasym, found.zero_within.lambda_)
-        asym, nasym, root = (f"< {bound:.2g}" for bound in bounds)
-        return [asym, nasym, "zero", root, f"< {4 * found.zero_within.nasym:.2g}"]
+        asym, nasym, root = (f"< {short(bound)}" for bound in bounds)
+        return [asym, nasym, "zero", root, f"< {short(4 * found.zero_within.nasym)}"]
     quantities = [found.asym, found.nasym, found.lambda_, found.kappa_squared]
     asym, nasym, root, kappa = map(shown, quantities)
     return [asym, nasym, interval(found.nasym), root, kappa]
@@ -355,7 +374,7 @@ def _write_table(figure: "Figure", title: str, above: list[str], rows: list[list
     _write(figure, above, start)
     start += LINE * len(above)
     # Columns as wide as their longest cell, and as far apart as the page allows.
-    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     lengths = [1 + max(map(len, column)) for column in columns]
     gap = (WIDTH - sum(lengths) * CHARACTER) / max(len(columns) - 1, 1)
     right = MARGIN
