@@ -174,7 +174,8 @@ def estimate(
     computed by the only kernels of PyTorch's that can be differentiated twice.
 
     Raises:
-        BadInput: fewer probes than the jackknife and the floor need: 2, or 3 under "forward".
+        BadInput: fewer probes than the jackknife and the floor need, which is 2, or 3 under
+            "forward"; or a ``step`` that is lost in the rounding of x.
     """
     least = 3 if products == "forward" else 2
     if probes < least:
@@ -192,6 +193,9 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
     """The same from the full Jacobian at every x (B, ...) of D entries.
 
     Takes D + 3 passes, or 2D + 4 under "forward".
+
+    Raises:
+        BadInput: a ``step`` that is lost in the rounding of x, under "forward".
     """
     x = x.detach()
     d = x[0].numel()
@@ -358,6 +362,12 @@ def _rounding(x: Tensor, step: float | None) -> Tensor:
     if step is None:
         return shared
     size = _flat([x])[:, 0].square().mean(1).sqrt()
+    largest = float(size.max())
+    if not step > eps * largest:
+        kind = str(x.dtype).removeprefix("torch.")
+        raise BadInput(
+            f"step: {step:g} found, expected one that moves {kind} samples of size {largest:.3g}"
+        )
     return shared.maximum(eps * size / step)
 
 
