@@ -35,7 +35,7 @@ from scipy.special import chdtri
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from qcsbm.conservativeness.asymmetry import half_squared_rotation
+from qcsbm.conservativeness.asymmetry import half_squared_rotation, ratio
 from qcsbm.conservativeness.products import (
     central_difference,
     jacobian,
@@ -68,10 +68,10 @@ class Estimates:
     D, tr J and ‖J‖_F²; the last three make ‖aI + bJ‖_F² for every a and b. Where ``pairs`` of
     probes estimate ½‖A‖_F², a probe has the mean over its own. Exact values are those of one probe.
 
-    ``defect`` (B,) is what the errors of products add to
-    ½‖A‖_F², as far as products show that ought to agree; it comes from ``comparisons`` differences
-    per sample. ``rounding`` (B,) is what they may err by unseen, relative to ‖J‖_F. ``evaluations``
-    counts passes of the field per sample, forward and backward.
+    ``defect`` (B,) is what the errors of products add to ½‖A‖_F², as far as products that ought to
+    agree show it, by ``comparisons`` numbers per sample. ``rounding`` (B,) is what they may err by
+    unseen, relative to ‖J‖_F. ``evaluations`` counts passes of the field per sample, forward and
+    backward.
     """
 
     rotation: Tensor
@@ -118,15 +118,14 @@ class Estimates:
             Notes on Bias in Estimation (Quenouille, 1956)
         """
         numerator, denominator = b**2 * self.rotation, 2 * self._norm_of(a, b)
-        ratio = _ratio(numerator.mean(1), denominator.mean(1))
+        plain = ratio(numerator.mean(1), denominator.mean(1))
         probes = numerator.shape[1]
         if probes == 1:
-            return ratio
-        # A probe takes its pairs along, half of what the other probes have of them.
-        left_out = _ratio(
-            _without_each(numerator, 2 if self.pairs else 1), _without_each(denominator, 1)
-        )
-        return probes * ratio - (probes - 1) * left_out.mean(1)
+            return plain
+        # Without a probe its pairs are gone, from the means of the other probes as well.
+        gone = 2 if self.pairs else 1
+        left_out = ratio(_without_each(numerator, gone), _without_each(denominator, 1))
+        return probes * plain - (probes - 1) * left_out.mean(1)
 
     def _norm_of(self, a: float, b: float) -> Tensor:
         return a**2 * self.identity + 2 * a * b * self.cross + b**2 * self.norm
@@ -174,7 +173,8 @@ def estimate(
     computed by the only kernels of PyTorch's that can be differentiated twice.
 
     Raises:
-        BadInput: fewer probes than the jackknife and the floor need: 2, or 3 under "forward".
+        BadInput: fewer probes than the jackknife and the floor need, which is 2, or 3 under
+            "forward"; or a ``step`` that is lost in the rounding of x.
     """
     least = 3 if products == "forward" else 2
     if probes < least:
@@ -192,6 +192,9 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
     """The same from the full Jacobian at every x (B, ...) of D entries.
 
     Takes D + 3 passes, or 2D + 4 under "forward".
+
+    Raises:
+        BadInput: a ``step`` that is lost in the rounding of x, under "forward".
     """
     x = x.detach()
     d = x[0].numel()
@@ -359,6 +362,12 @@ def _rounding(x: Tensor, step: float | None) -> Tensor:
     if step is None:
         return shared
     size = _flat([x])[:, 0].square().mean(1).sqrt()
+    largest = float(size.max())
+    if not step > eps * largest:
+        kind = str(x.dtype).removeprefix("torch.")
+        raise BadInput(
+            f"step: {step:g} found, expected one that moves {kind} samples of size {largest:.3g}"
+        )
     return shared.maximum(eps * size / step)
 
 
@@ -384,13 +393,7 @@ def _others(m: Tensor) -> Tensor:
     return m.masked_fill(torch.eye(*m.shape[1:], dtype=torch.bool), 0.0)
 
 
-def _without_each(values: Tensor, share: int) -> Tensor:
-    """Means over all probes but one, of ``values`` (B, K) whose probe takes ``share`` along."""
+def _without_each(values: Tensor, gone: int) -> Tensor:
+    """Means over all probes but one, of ``values`` (B, K) that lose ``gone`` times that probe's."""
     probes = values.shape[1]
-    return (values.sum(1, keepdim=True) - share * values) / (probes - share)
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, 0 where ‖J‖² is 0 or, as a difference of sums, has been rounded below it."""
-    positive = denominator > 0
-    return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)
+    return (values.sum(1, keepdim=True) - gone * values) / (probes - gone)

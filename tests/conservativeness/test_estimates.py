@@ -222,6 +222,16 @@ def test_too_few_probes_are_refused(products, probes):
         estimate(field(), points(), probes, products, STEP, generator(0))
 
 
+@pytest.mark.parametrize("step", [0.0, -1e-3, 1e-6, math.nan])
+@pytest.mark.parametrize("products", ["finite_differences", "forward"])
+def test_step_that_does_not_move_a_sample_is_refused(products, step):
+    # Where nothing moves, nothing rotates: without a word this would be zero within 0.
+    x = (100 + points()).float()
+    message = r"step: \S+ found, expected one that moves float32 samples of size 99.8"
+    with pytest.raises(BadInput, match=message):
+        estimate(lambda y: y, x, 3, products, step, generator(0))
+
+
 # The number of probes
 
 
@@ -397,6 +407,18 @@ def test_bound_of_the_floor_holds_with_the_confidence_it_claims():
     # Floors that scatter look unequal, which costs degrees of freedom: fewer than 1 % at small n.
     assert below < 0.01 + 3 * (0.01 * 0.99 / repetitions) ** 0.5
     assert sum(bounds) / repetitions / 2 < 3
+
+
+def test_floor_is_never_below_the_rounding_that_products_share():
+    # All products with the identity are exact here, by luck.
+    x, eps = torch.full((3, D), 128.0), torch.finfo(torch.float32).eps
+    for products, relative in (("autograd", 30 * eps), ("forward", eps * 128 / 0.25)):
+        for found in (
+            estimate(lambda y: y, x, 4, products, 0.25, generator(0)),
+            exact(lambda y: y, x, products, 0.25),
+        ):
+            expected = torch.full((3,), D * relative**2 / 2, dtype=torch.float64)
+            torch.testing.assert_close(found.floor, expected)
 
 
 def test_nothing_is_zero_without_a_floor_but_nothing():
