@@ -12,12 +12,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qcsbm.adapters.ase import from_calculator
     from qcsbm.adapters.azula import from_azula
+    from qcsbm.adapters.denoisers import from_denoiser
     from qcsbm.adapters.diffusers import from_diffusers
     from qcsbm.adapters.edm import from_edm
     from qcsbm.adapters.field import Field
     from qcsbm.adapters.functions import from_function, from_numpy
     from qcsbm.adapters.score_sde import from_score_sde
+    from qcsbm.auditing.audit import asymmetry, audit
+    from qcsbm.auditing.compare import compare
+    from qcsbm.auditing.force_report import ForceReport
+    from qcsbm.auditing.forces import audit_forces
+    from qcsbm.auditing.report import Report
     from qcsbm.conservativeness.regulariser import quasi_conservative_loss
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
     from qcsbm.score.sde import VE, VP
@@ -29,10 +36,18 @@ _PUBLIC = {
     "Discrete": "score.schedules",
     "EDM": "score.schedules",
     "Field": "adapters.field",
+    "ForceReport": "auditing.force_report",
     "RectifiedFlow": "score.schedules",
+    "Report": "auditing.report",
     "VE": "score.sde",
     "VP": "score.sde",
+    "asymmetry": "auditing.audit",
+    "audit": "auditing.audit",
+    "audit_forces": "auditing.forces",
+    "compare": "auditing.compare",
     "from_azula": "adapters.azula",
+    "from_calculator": "adapters.ase",
+    "from_denoiser": "adapters.denoisers",
     "from_diffusers": "adapters.diffusers",
     "from_edm": "adapters.edm",
     "from_function": "adapters.functions",
@@ -44,10 +59,18 @@ __all__ = [
     "Discrete",
     "EDM",
     "Field",
+    "ForceReport",
     "RectifiedFlow",
+    "Report",
     "VE",
     "VP",
+    "asymmetry",
+    "audit",
+    "audit_forces",
+    "compare",
     "from_azula",
+    "from_calculator",
+    "from_denoiser",
     "from_diffusers",
     "from_edm",
     "from_function",

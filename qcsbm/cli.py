@@ -22,6 +22,8 @@ from qcsbm.runtime.errors import BadInput, Diverged
 from qcsbm.stages.arguments import read_spec
 
 TOOLS = {
+    "audit": "measure how far a model of one's own is from a gradient",
+    "compare": "compare two audits, or two result folders",
     "status": "show what is done, running, failed, interrupted, stale and missing",
     "verify": "check a result folder against its experiment file",
     "describe": "print what an experiment file makes of one dataset and method",

@@ -53,6 +53,11 @@ def samplers():
     return load("samplers")
 
 
+@pytest.fixture(scope="module")
+def denoisers():
+    return load("denoisers")
+
+
 def batch(n=3):
     g = generator(0, "published")
     x_0 = torch.rand(n, 1, 4, 4, dtype=torch.float64, generator=g)
@@ -218,3 +223,19 @@ def test_tier_is_run_elsewhere_and_its_times_are_those_of_its_jobs(workflow):
     assert tier.jobs[0][1] < tier.wall_s and tier.jobs_s > 0 and tier.snakemake_s > 0
     with pytest.raises(OSError, match="MissingRuleException"):
         workflow.run("ci", cores=1, targets=("no/such/file",))
+
+
+def test_proximal_maps_among_denoisers_are_symmetric_and_other_filters_are_not(denoisers):
+    x = denoisers.photographs(3, 12)
+    found = {
+        name: denoisers.audit(name, x, probes=8).mean
+        for name in denoisers.denoisers()
+        if "3 000" not in name
+    }
+    zeros = [name for name, mean in found.items() if mean.zero_within]
+    assert zeros == ["soft-thresholding in a DCT", 'Gaussian filter, `mode="reflect"`']
+    assert all(found[name].zero_within.lambda_ < 1e-6 for name in zeros)
+    sizes = {name: mean.lambda_.value for name, mean in found.items()}
+    assert sizes["total variation, 300 iterations"] < sizes["total variation, `eps=2e-4`"]
+    assert min(sizes["non-local means"], sizes["bilateral filter"]) > 0.05
+    assert sizes["median filter"] > 0.4

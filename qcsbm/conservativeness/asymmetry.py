@@ -83,7 +83,7 @@ def exact_asymmetry(score: Score, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]
         x = x.detach().repeat(copies, *(1,) * (x.dim() - 1)).requires_grad_()
         j = jacobian(score(x, t.repeat(copies)), x, copies=copies)
     asym = half_squared_rotation(j)
-    return asym, _ratio(asym, 2 * j.square().sum((1, 2)))
+    return asym, ratio(asym, 2 * j.square().sum((1, 2)))
 
 
 def estimate_asymmetry(
@@ -109,8 +109,8 @@ def estimate_asymmetry(
             denominators.append((jt_v.square() + j_v.square()).flatten(1).sum(1))
     numerator, denominator = torch.stack(numerators), torch.stack(denominators)
     total, total_denominator = numerator.sum(0), denominator.sum(0)
-    left_out = _ratio(total - numerator, total_denominator - denominator)
-    nasym = probes * _ratio(total, total_denominator) - (probes - 1) * left_out.mean(0)
+    left_out = ratio(total - numerator, total_denominator - denominator)
+    nasym = probes * ratio(total, total_denominator) - (probes - 1) * left_out.mean(0)
     return numerator.mean(0), nasym
 
 
@@ -129,10 +129,10 @@ def one_probe_asymmetry(
         v = rademacher(x.shape, generator).to(x)
         jt_v = vjp(s, x, v)
         asym = (jt_v.square() - v * vjp(s, x, jt_v)).flatten(1).sum(1)
-    return asym, _ratio(asym, 2 * jt_v.flatten(1).square().sum(1))
+    return asym, ratio(asym, 2 * jt_v.flatten(1).square().sum(1))
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient, 0 where ‖J‖² is 0 or, as a difference of sums, has been rounded below it."""
     positive = denominator > 0
     return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)

@@ -5,9 +5,9 @@ of the ``PRODUCTS`` makes unbiased estimates of ½‖A‖_F², ‖J‖_F² and t
 
 * ``autograd``: Jᵀv and Jv from one forward pass; ½‖Jv − Jᵀv‖² and ‖Jv‖² of every probe. Takes
   1 + 2K passes, and second derivatives of all that the field is made of.
-* ``finite_differences``: Jᵀv by a backward pass, Jv by a central difference. Takes 1 + 3K passes.
-* ``forward``: no derivative. With M_ij = v_iᵀJv_j by central differences, ½(M_ij − M_ji)² and M_ij²
-  of every pair i ≠ j, since E[(vᵀBw)²] = ‖B‖_F² for independent v and w. Takes 2K + 4 passes.
+* ``finite_differences``: Jᵀv by a backward pass, Jv by a central difference. Takes 3 + 3K passes.
+* ``forward``: no derivative. Jv by central differences, and with M_ij = v_iᵀJv_j the estimate
+  ½(M_ij − M_ji)² of every pair, since E[(vᵀAw)²] = ‖A‖_F² for independent v and w. 2K + 4 passes.
 
 In the first two, Asym of a sample has a relative variance of at most ρ/K, where ρ = 2/r ≤ 1 is that
 of one probe (see `qcsbm.conservativeness.asymmetry`). In the last it is a U-statistic, and with
@@ -31,10 +31,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from scipy.special import chdtri
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from qcsbm.conservativeness.asymmetry import half_squared_rotation
+from qcsbm.conservativeness.asymmetry import half_squared_rotation, ratio
 from qcsbm.conservativeness.products import (
     central_difference,
     jacobian,
@@ -49,32 +50,38 @@ PRODUCTS: tuple[Products, ...] = get_args(Products)
 
 Function = Callable[[Tensor], Tensor]
 
-# Probes that are taken a second time, for the floor.
+# Products that are computed a second time, for the floor.
 CHECKS = 2
+# Units in the last place that all products may err by, relative to ‖J‖_F.
+COMMON = 30
+# Where the mean of Asym is below this many floors, it may be nothing but errors.
+FACTOR = 2
+# How sure it is that the mean floor is below what is taken for it.
+CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
 class Estimates:
     """What K probes say of each of B samples: float64 on the CPU.
 
-    ``rotation``, ``identity``, ``cross`` and ``norm`` (B, K) have, as means over probes, the
-    estimates of ½‖A‖_F², D, tr J and ‖J‖_F²; the last three make ‖aI + bJ‖_F² for every a and b.
-    Where they are means over ``pairs`` of probes, a probe has those of its own pairs. Exact values
-    are those of one probe.
+    ``rotation``, ``identity``, ``cross`` and ``norm`` (B, K) are each probe's estimates of ½‖A‖_F²,
+    D, tr J and ‖J‖_F²; the last three make ‖aI + bJ‖_F² for every a and b. Where ``pairs`` of
+    probes estimate ½‖A‖_F², a probe has the mean over its own. Exact values are those of one probe.
 
-    ``trace`` (B,) is unbiased for tr J. ``floor`` (B,) is what rounding and truncation alone leave
-    in ``asym``, from ``comparisons`` pairs of numbers per sample that are equal where products are
-    exact. ``evaluations`` counts passes of the field per sample, forward and backward.
+    ``defect`` (B,) is what the errors of products add to ½‖A‖_F², as far as products that ought to
+    agree show it, by ``comparisons`` numbers per sample. ``rounding`` (B,) is what they may err by
+    unseen, relative to ‖J‖_F. ``evaluations`` counts passes of the field per sample, forward and
+    backward.
     """
 
     rotation: Tensor
     identity: Tensor
     cross: Tensor
     norm: Tensor
-    trace: Tensor
-    floor: Tensor
+    defect: Tensor
     pairs: bool
     comparisons: int
+    rounding: Tensor
     evaluations: int
 
     @property
@@ -87,6 +94,20 @@ class Estimates:
         """Unbiased for ‖J‖_F²; shape (B,)."""
         return self.norm.mean(1)
 
+    @property
+    def trace(self) -> Tensor:
+        """Unbiased for tr J; shape (B,)."""
+        return self.cross.mean(1)
+
+    @property
+    def floor(self) -> Tensor:
+        """What rounding and truncation alone leave in ``asym``; shape (B,)."""
+        return self.defect.maximum(self.rounding**2 / 2 * self.squared_norm)
+
+    def squared_norm_of(self, a: float, b: float) -> Tensor:
+        """Unbiased for ‖aI + bJ‖_F²; shape (B,)."""
+        return self._norm_of(a, b).mean(1)
+
     def nasym(self, a: float = 0.0, b: float = 1.0) -> Tensor:
         """‖bA‖_F² / (4‖aI + bJ‖_F²), NAsym of the field a x + b s where s is this one; shape (B,).
 
@@ -96,19 +117,45 @@ class Estimates:
         References:
             Notes on Bias in Estimation (Quenouille, 1956)
         """
-        numerator = b**2 * self.rotation
-        denominator = 2 * (a**2 * self.identity + 2 * a * b * self.cross + b**2 * self.norm)
-        total, total_denominator = numerator.sum(1), denominator.sum(1)
-        ratio = _ratio(total, total_denominator)
+        numerator, denominator = b**2 * self.rotation, 2 * self._norm_of(a, b)
+        plain = ratio(numerator.mean(1), denominator.mean(1))
         probes = numerator.shape[1]
         if probes == 1:
-            return ratio
-        # A pair leaves the sums of both of its probes.
-        leaving = 2 if self.pairs else 1
-        left_out = _ratio(
-            total[:, None] - leaving * numerator, total_denominator[:, None] - leaving * denominator
-        )
-        return probes * ratio - (probes - 1) * left_out.mean(1)
+            return plain
+        # Without a probe its pairs are gone, from the means of the other probes as well.
+        gone = 2 if self.pairs else 1
+        left_out = ratio(_without_each(numerator, gone), _without_each(denominator, 1))
+        return probes * plain - (probes - 1) * left_out.mean(1)
+
+    def _norm_of(self, a: float, b: float) -> Tensor:
+        return a**2 * self.identity + 2 * a * b * self.cross + b**2 * self.norm
+
+
+def zero_within(asym: Tensor, floor: Tensor, comparisons: int) -> float | None:
+    """The X of "zero within X" where Asym of a level is no more than errors leave, None elsewhere.
+
+    ``asym``, ``floor`` (n,) and ``comparisons`` are those of `Estimates` at n samples. Means over
+    samples are compared: Asym is zero up to FACTOR times an upper confidence bound of the floor,
+    and X is that, where all samples count alike. For the comparison those with large floors count
+    less, as a single bad one would hide what the others show.
+
+    Errors are taken to be normal. The floor then has as many degrees of freedom as there are
+    comparisons, in (Σ f)² / Σ f² samples where the floors f differ between samples.
+
+    References:
+        An Approximate Distribution of Estimates of Variance Components (Satterthwaite, 1946)
+    """
+    if not floor.any():
+        return None if asym.any() else 0.0
+    weight = 1 / (floor + floor.mean())
+    if float((weight * asym).sum()) > _most_errors_leave(weight * floor, comparisons) * len(asym):
+        return None
+    return max(_most_errors_leave(floor, comparisons), float(asym.mean()))
+
+
+def _most_errors_leave(floor: Tensor, comparisons: int) -> float:
+    freedom = comparisons * float(floor.sum() ** 2 / floor.square().sum())
+    return FACTOR * float(floor.mean()) * freedom / float(chdtri(freedom, CONFIDENCE))
 
 
 def estimate(
@@ -126,120 +173,202 @@ def estimate(
     computed by the only kernels of PyTorch's that can be differentiated twice.
 
     Raises:
-        BadInput: fewer probes than the jackknife and the floor need: 2, or 3 under "forward".
+        BadInput: fewer probes than the jackknife and the floor need, which is 2, or 3 under
+            "forward"; or a ``step`` that is lost in the rounding of x.
     """
     least = 3 if products == "forward" else 2
     if probes < least:
         raise BadInput(f"probes: {probes} found, expected at least {least} under {products}")
     x = x.detach()
     v = [rademacher(x.shape, generator).to(x) for _ in range(probes)]
-    if products == "forward":
-        return _from_forward(function, x, v, step)
-    jt_v, j_v = [], []
-    with torch.enable_grad(), _attention(products):
-        x = x.requires_grad_()
-        s = function(x)
-        for probe in v:
-            if products == "autograd":
-                backward, forward = vjp_jvp(s, x, probe)
-            else:
-                backward = vjp(s, x, probe)
-                forward = central_difference(function, x.detach(), probe, step)
-            jt_v.append(backward)
-            j_v.append(forward)
-    passes = {"autograd": 2, "finite_differences": 3}[products]
-    return _from_products(_flat(v), _flat(jt_v), _flat(j_v), evaluations=1 + passes * probes)
+    if products == "autograd":
+        return _from_autograd(function, x, v)
+    if products == "finite_differences":
+        return _from_finite_differences(function, x, v, step)
+    return _from_evaluations(function, x, v, step)
 
 
 def exact(function: Function, x: Tensor, products: Products, step: float) -> Estimates:
     """The same from the full Jacobian at every x (B, ...) of D entries.
 
     Takes D + 3 passes, or 2D + 4 under "forward".
+
+    Raises:
+        BadInput: a ``step`` that is lost in the rounding of x, under "forward".
     """
     x = x.detach()
-    # The same ones at every call: they check the Jacobian, and no value depends on them.
-    generator = torch.Generator().manual_seed(0)
-    v = [rademacher(x.shape, generator).to(x) for _ in range(CHECKS)]
     d = x[0].numel()
     if products == "forward":
         # Unit vectors would move x √D times less than a probe, and rounding weigh D times as much.
         basis = _spread_out_basis(d)
-        columns = [central_difference(function, x, e.to(x).view_as(x[0]), step) for e in basis]
-        j = _flat(columns).mT @ basis / d
-        direct = _flat([central_difference(function, x, probe, step) for probe in v])
-        difference = direct - _flat(v) @ j.mT
-        evaluations = 2 * (d + CHECKS)
+        vectors = [row.to(x).view_as(x[0]).expand_as(x) for row in basis]
+        columns = _flat([central_difference(function, x, vector, step) for vector in vectors])
+        j = columns.mT @ basis / d
+        rotated = basis @ columns.mT
+        worst = (rotated - rotated.mT).square().sum(2).topk(min(CHECKS, d), 1).indices.T
+        v = basis.expand_as(columns)
+        error = torch.stack([_error(function, x, v, columns, k, step) for k in worst], 1)
+        evaluations = 2 * (d + len(worst))
     else:
+        # The same ones at every call: they check the Jacobian, and no value depends on them.
+        generator = torch.Generator().manual_seed(0)
+        probes = [rademacher(x.shape, generator).to(x) for _ in range(CHECKS)]
         with torch.enable_grad(), _attention(products):
             x = x.requires_grad_()
             s = function(x)
             j = jacobian(s, x).cpu().double()
-            direct = _flat([vjp(s, x, probe) for probe in v])
-        difference = direct - _flat(v) @ j
+            direct = _flat([vjp(s, x, probe) for probe in probes])
+        # The product with a probe errs as much as the rows together.
+        error = (direct - _flat(probes) @ j) / math.sqrt(2)
         evaluations = 1 + d + CHECKS
-    trace, norm = _diagonal(j).sum(1), j.square().sum((1, 2))
+    norm = j.square().sum((1, 2))
     return Estimates(
         rotation=half_squared_rotation(j)[:, None],
         identity=torch.full_like(norm, d)[:, None],
-        cross=trace[:, None],
+        cross=j.diagonal(dim1=1, dim2=2).sum(1)[:, None],
         norm=norm[:, None],
-        trace=trace,
-        # The product with a probe errs as much as the columns together.
-        floor=difference.square().sum(2).mean(1) / 2,
+        defect=error.square().sum(2).mean(1),
         pairs=False,
         comparisons=CHECKS * d,
+        rounding=_rounding(x, step if products == "forward" else None),
         evaluations=evaluations,
     )
 
 
-def _from_products(v: Tensor, jt_v: Tensor, j_v: Tensor, evaluations: int) -> Estimates:
+def probes_for(relative_error: float, samples: int, products: Products, rho: float = 1.0) -> int:
+    """Probes that leave no more than ``relative_error`` in the mean Asym of ``samples``.
+
+    This is the standard deviation over probes, by the module's docstring; ``rho`` is ρ there, 1 in
+    the worst case of all rotation in one plane. Samples are taken to be equally asymmetric; what
+    they differ by adds to the error, and more probes do not help there.
+    """
+    variance = samples * relative_error**2
+    if products == "forward":
+        # The root of (4 ρ K + 4 − 2 ρ) / (K (K − 1)) = variance.
+        linear = variance + 4 * rho
+        root = math.sqrt(linear**2 + 4 * variance * max(4 - 2 * rho, 0.0))
+        return max(3, math.ceil((linear + root) / (2 * variance)))
+    return max(2, math.ceil(rho / variance))
+
+
+def _from_autograd(function: Function, x: Tensor, probes: list[Tensor]) -> Estimates:
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        x = x.requires_grad_()
+        s = function(x)
+        products = [vjp_jvp(s, x, probe) for probe in probes]
+    v, jt_v, j_v = _flat(probes), _flat([p[0] for p in products]), _flat([p[1] for p in products])
+    k = len(probes)
+    defect = _duality_defect(v, jt_v, j_v)
+    return _from_products(v, jt_v, j_v, defect, _rounding(x, None), k * (k - 1), 1 + 2 * k)
+
+
+def _from_finite_differences(
+    function: Function, x: Tensor, probes: list[Tensor], step: float
+) -> Estimates:
+    with torch.enable_grad():
+        x = x.requires_grad_()
+        s = function(x)
+        jt_v = _flat([vjp(s, x, probe) for probe in probes])
+    x, v = x.detach(), _flat(probes)
+    j_v = _flat([central_difference(function, x, probe, step) for probe in probes])
+    worst = (j_v - jt_v).square().sum(2).argmax(1)
+    error = _error(function, x, v, j_v, worst, step)
+    # A backward pass that is no derivative of the field shows in the second alone.
+    defect = (error.square().sum(1) / 2).maximum(_duality_defect(v, jt_v, j_v))
+    rounding = _rounding(x, step)
+    return _from_products(v, jt_v, j_v, defect, rounding, v.shape[2], 3 * len(probes) + 3)
+
+
+def _from_products(
+    v: Tensor,
+    jt_v: Tensor,
+    j_v: Tensor,
+    defect: Tensor,
+    rounding: Tensor,
+    comparisons: int,
+    evaluations: int,
+) -> Estimates:
     """From probes, Jᵀv and Jv, each (B, K, D)."""
-    probes = v.shape[1]
-    forward, backward = v @ j_v.mT, v @ jt_v.mT
-    cross = (_diagonal(forward) + _diagonal(backward)) / 2
-    # vᵀ(Jw) = wᵀ(Jᵀv) whatever J is: what is left of it for independent v and w has the mean square
-    # of the norm of (Jw − Jᵀw)'s error.
-    defect = _others(forward - backward.mT).square()
     return Estimates(
         rotation=(j_v - jt_v).square().sum(2) / 2,
         identity=v.square().sum(2),
-        cross=cross,
+        cross=(v * (j_v + jt_v)).sum(2) / 2,
         norm=(j_v.square() + jt_v.square()).sum(2) / 2,
-        trace=cross.mean(1),
-        floor=defect.sum((1, 2)) / (2 * probes * (probes - 1)),
+        defect=defect,
         pairs=False,
-        comparisons=probes * (probes - 1),
+        comparisons=comparisons,
+        rounding=rounding,
         evaluations=evaluations,
     )
 
 
-def _from_forward(function: Function, x: Tensor, v: list[Tensor], step: float) -> Estimates:
-    """From central differences alone along the probes ``v``, each like x."""
-    probes = len(v)
-    j_v = _flat([central_difference(function, x, probe, step) for probe in v])
-    # Truncation grows as the square of the step, so that at √2 times the step it doubles: the
-    # difference of the two is the truncation at the one, and 1.5 times the variance of rounding.
-    longer = math.sqrt(2) * step
-    again = _flat([central_difference(function, x, probe, longer) for probe in v[:CHECKS]])
-    flat = _flat(v)
-    m, identity = flat @ j_v.mT, flat @ flat.mT
-    defect = _others(flat @ (again - j_v[:, :CHECKS]).mT)
+def _duality_defect(v: Tensor, jt_v: Tensor, j_v: Tensor) -> Tensor:
+    """½‖e‖² of the error e of Jv − Jᵀv, from probes, Jᵀv and Jv, each (B, K, D); shape (B,).
 
-    def per_probe(values: Tensor) -> Tensor:
-        values = _others(values)
-        return (values.sum(1) + values.sum(2)) / (2 * (probes - 1))
+    vᵀ(Jw) = wᵀ(Jᵀv) whatever J is. For independent v and w, what the two differ by has the mean
+    square ‖e‖².
+    """
+    k = v.shape[1]
+    difference = _others(v @ j_v.mT - (v @ jt_v.mT).mT)
+    return difference.square().sum((1, 2)) / (2 * k * (k - 1))
 
+
+def _from_evaluations(
+    function: Function, x: Tensor, probes: list[Tensor], step: float
+) -> Estimates:
+    k, v = len(probes), _flat(probes)
+    j_v = _flat([central_difference(function, x, probe, step) for probe in probes])
+    m = v @ j_v.mT
+    rotation = (m - m.mT).square().sum(2) / (2 * (k - 1))
+    worst = rotation.topk(CHECKS, 1).indices.T
+    errors = torch.stack([_error(function, x, v, j_v, probe, step) for probe in worst], 1)
+    of_itself = torch.zeros(len(x), CHECKS, k).scatter(2, worst.T[..., None], 1)
+    defect = (errors @ v.mT).masked_fill(of_itself.bool(), 0.0)
     return Estimates(
-        rotation=per_probe((m - m.mT).square() / 2),
-        identity=per_probe(identity.square()),
-        cross=per_probe(identity * m),
-        norm=per_probe(m.square()),
-        trace=_diagonal(m).mean(1),
-        floor=defect.square().sum((1, 2)) / (CHECKS * (probes - 1)),
+        rotation=rotation,
+        identity=v.square().sum(2),
+        cross=(v * j_v).sum(2),
+        norm=j_v.square().sum(2),
+        defect=defect.square().sum((1, 2)) / (CHECKS * (k - 1)),
         pairs=True,
-        comparisons=CHECKS * (probes - 1),
-        evaluations=2 * (probes + CHECKS),
+        comparisons=CHECKS * (k - 1),
+        rounding=_rounding(x, step),
+        evaluations=2 * (k + CHECKS),
     )
+
+
+def _error(
+    function: Function, x: Tensor, v: Tensor, j_v: Tensor, probe: Tensor, step: float
+) -> Tensor:
+    """The error (B, D) of the central difference ``j_v`` (B, K, D) along one ``probe`` (B,) each.
+
+    Truncation grows as the square of the step, so that at √2 times the step it doubles: the
+    difference is the truncation at the step itself, with 1.5 times the variance of its rounding.
+    Callers look at the probes that show the most rotation, as few probes may have all of the error.
+    """
+    sample = torch.arange(len(x))
+    along = v[sample, probe].view(x.shape).to(x)
+    again = central_difference(function, x, along, math.sqrt(2) * step)
+    return _flat([again])[:, 0] - j_v[sample, probe]
+
+
+def _rounding(x: Tensor, step: float | None) -> Tensor:
+    """What products at ``x`` may err by, relative to ‖J‖_F, and agree in all the same; (B,).
+
+    That is a few units in the last place, and for central differences the rounding of x ± step v.
+    """
+    eps = torch.finfo(x.dtype).eps
+    shared = torch.full((len(x),), COMMON * eps, dtype=torch.float64)
+    if step is None:
+        return shared
+    size = _flat([x])[:, 0].square().mean(1).sqrt()
+    largest = float(size.max())
+    if not step > eps * largest:
+        kind = str(x.dtype).removeprefix("torch.")
+        raise BadInput(
+            f"step: {step:g} found, expected one that moves {kind} samples of size {largest:.3g}"
+        )
+    return shared.maximum(eps * size / step)
 
 
 def _spread_out_basis(d: int) -> Tensor:
@@ -259,16 +388,12 @@ def _flat(vectors: list[Tensor]) -> Tensor:
     return torch.stack([vector.detach().flatten(1).cpu().double() for vector in vectors], 1)
 
 
-def _diagonal(m: Tensor) -> Tensor:
-    return m.diagonal(dim1=1, dim2=2)
-
-
 def _others(m: Tensor) -> Tensor:
     """``m`` (B, K, L) with zeros where a probe meets itself."""
     return m.masked_fill(torch.eye(*m.shape[1:], dtype=torch.bool), 0.0)
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, 0 where ‖J‖² is 0 or, as a difference of sums, has been rounded below it."""
-    positive = denominator > 0
-    return torch.where(positive, numerator / torch.where(positive, denominator, 1.0), 0.0)
+def _without_each(values: Tensor, gone: int) -> Tensor:
+    """Means over all probes but one, of ``values`` (B, K) that lose ``gone`` times that probe's."""
+    probes = values.shape[1]
+    return (values.sum(1, keepdim=True) - gone * values) / (probes - gone)

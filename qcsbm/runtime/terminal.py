@@ -21,6 +21,8 @@ STAND_INS = {
         "⁺": "+",
         "‖": "||",
         "é": "e",
+        "Å": "A",
+        "²": "^2",
     },
     **{"ε": "epsilon", "κ": "kappa", "λ": "lambda", "σ": "sigma", "Σ": "Sigma", "∇": "grad"},
 }
@@ -33,6 +35,12 @@ def show_plainly() -> None:
         # What has been put in place of either need not encode at all.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="plain")
+
+
+def plain(text: str) -> str:
+    """``text`` in ASCII, as it is printed where the encoding has nothing more."""
+    codecs.register_error("plain", _plain)
+    return text.encode("ascii", "plain").decode("ascii")
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

@@ -1,0 +1,186 @@
+"""Measure how far a model of one's own is from a gradient: a table, JSON and one page."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from qcsbm.adapters.ase import load_calculator
+from qcsbm.adapters.load import load
+from qcsbm.auditing.audit import DTYPES, LEVELS, audit
+from qcsbm.auditing.data import samples
+from qcsbm.auditing.forces import audit_forces
+from qcsbm.conservativeness.estimates import PRODUCTS
+from qcsbm.runtime.device import claim_device
+from qcsbm.runtime.errors import BadInput
+from qcsbm.score.kinds import Kind
+from qcsbm.score.schedules import NAMED, Discrete, Schedule, levels, parse
+
+SAMPLES = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="folder of a model of diffusers, published checkpoint .pth, or module:function; with "
+        "--kind force and structures, a function that returns a calculator of ASE",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help=".npy or .npz file (n, ...), folder of images or of a prepared dataset, or, with "
+        "--kind force, file of structures that ASE reads",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument(
+        "--levels",
+        type=_level,
+        nargs="+",
+        default=[LEVELS],
+        help="number of noise levels, or the noise of each relative to the data: 0.1 1.0 10.0; "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=SAMPLES, help="random samples of DATA, default: %(default)s"
+    )
+    parser.add_argument(
+        "--probes", type=_probes, help="probes of each sample, or exact; default: as many as needed"
+    )
+    parser.add_argument(
+        "--products", choices=PRODUCTS, help="default: the first of them that the model allows"
+    )
+    parser.add_argument(
+        "--kind", choices=get_args(Kind), help="what a function's values are, default: score"
+    )
+    parser.add_argument(
+        "--kinds", choices=get_args(Kind), nargs="+", default=[], help="as what else NAsym is shown"
+    )
+    parser.add_argument(
+        "--schedule",
+        help=f"noise of a function: {', '.join(NAMED)}, with its settings as in "
+        "ve:sigma_min=0.01,sigma_max=50",
+    )
+    parser.add_argument("--label", type=int, help="class of a class-conditional model")
+    parser.add_argument("--guidance", type=float, help="weight of classifier-free guidance")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: float32")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if arguments.kind == "force" and not (
+        arguments.data.is_dir() or arguments.data.suffix in (".npy", ".npz")
+    ):
+        _run_forces(arguments)
+        return
+    names = ("kind", "schedule", "label", "guidance")
+    settings = {name: getattr(arguments, name) for name in names}
+    if arguments.schedule is not None:
+        settings["schedule"] = parse(arguments.schedule)
+    field = load(arguments.model, **{k: v for k, v in settings.items() if v is not None})
+    x = samples(arguments.data, field, arguments.samples, arguments.seed)
+    with _arithmetic():
+        report = audit(
+            field,
+            x.to(claim_device()),
+            _times(arguments.levels, field.schedule),
+            kinds=arguments.kinds,
+            products=arguments.products,
+            probes=arguments.probes,
+            dtype=arguments.dtype,
+            seed=arguments.seed,
+            progress=True,
+        )
+    report.to_json(arguments.out / "audit.json")
+    print(report)
+    write_figures(report, arguments.out)
+
+
+def _run_forces(arguments: argparse.Namespace) -> None:
+    """Audit a calculator of ASE at structures."""
+    for name in ("schedule", "label", "guidance", "products", "dtype"):
+        if getattr(arguments, name) is not None:
+            raise BadInput(f"--{name}: found one, expected none for a calculator of ASE")
+    if arguments.kinds or arguments.levels != [LEVELS]:
+        raise BadInput("--kinds, --levels: found some, expected none for a calculator of ASE")
+    with _arithmetic():
+        report = audit_forces(
+            load_calculator(arguments.model),
+            arguments.data,
+            probes=arguments.probes,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            progress=True,
+        )
+    report.to_json(arguments.out / "audit.json")
+    print(report)
+    try:
+        for suffix in (".png", ".svg"):
+            report.plot(arguments.out / f"audit{suffix}")
+    except BadInput as error:
+        print(f"qcsbm audit: {error}", file=sys.stderr)
+
+
+def write_figures(report: Any, folder: Path) -> None:
+    """The figure and the page of an audit, or a sentence on why there are none."""
+    try:
+        for suffix in (".png", ".svg"):
+            report.plot(folder / f"audit{suffix}")
+        report.page(folder / "audit.pdf")
+    except BadInput as error:
+        print(f"qcsbm audit: {error}", file=sys.stderr)
+
+
+@contextmanager
+def _arithmetic() -> Iterator[None]:
+    """Within, all cores are used, and operations that are never deterministic are allowed.
+
+    Unlike a job of the workflow, an audit has the machine for itself, and its model may need any
+    operation.
+    """
+    threads = torch.get_num_threads()
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    torch.set_deterministic_debug_mode("warn" if mode else "default")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+
+
+def _times(wanted: list[int | float], schedule: Schedule | None) -> list[float] | None:
+    if schedule is None:
+        if wanted != [LEVELS]:
+            raise BadInput(
+                "--levels: found noise levels, expected none for a field without a schedule"
+            )
+        return None
+    if len(wanted) == 1 and isinstance(wanted[0], int):
+        return levels(schedule, wanted[0]).tolist()
+    times = schedule.time(torch.tensor(wanted, dtype=torch.float64))
+    return (times.round() if isinstance(schedule, Discrete) else times).tolist()
+
+
+def _level(text: str) -> int | float:
+    try:
+        number = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number")
+    return number
+
+
+def _probes(text: str) -> int | str:
+    if text == "exact":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number or exact")
+    return int(text)
