@@ -38,8 +38,12 @@ class Denoiser(nn.Module):
         self.low, high = field.data_range
         self.width = high - self.low
 
-    def forward(self, y: Tensor, sigma: Tensor) -> Tensor:
+    def arguments(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's own x (B, ...) and t (B,)."""
         t = self.schedule.time(self.width * sigma)
-        x = bcast(self.schedule.mean(t), y) * (self.low + self.width * y)
+        return bcast(self.schedule.mean(t), y) * (self.low + self.width * y), t
+
+    def forward(self, y: Tensor, sigma: Tensor) -> Tensor:
+        x, t = self.arguments(y, sigma)
         x0 = denoised(self.field.kind, self.schedule, self.field(x, t), x, t)
         return (x0 - self.low) / self.width

@@ -1,4 +1,7 @@
-"""What is measured of a trained model, and how."""
+"""What is measured of a trained model, and how.
+
+A model from outside has one set of weights, and ``weights`` null.
+"""
 
 from typing import Annotated, Literal
 
@@ -21,7 +24,7 @@ class Quality(Closed):
     reference: Literal["train", "test"] = "train"
     statistics: str | None = None
     neighbours: Count = 3
-    weights: Weights = "ema"
+    weights: Weights | None = "ema"
 
 
 class Likelihood(Closed):
@@ -32,7 +35,7 @@ class Likelihood(Closed):
     rtol: Positive
     atol: Positive
     batch_size: Count
-    weights: Weights = "ema"
+    weights: Weights | None = "ema"
 
 
 class Asymmetry(Closed):
@@ -47,4 +50,4 @@ class Asymmetry(Closed):
     noise_levels: Count
     samples: Several
     batch_size: Count
-    weights: Weights = "ema"
+    weights: Weights | None = "ema"
