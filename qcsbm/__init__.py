@@ -12,7 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qcsbm.adapters.azula import from_azula
+    from qcsbm.adapters.diffusers import from_diffusers
+    from qcsbm.adapters.edm import from_edm
     from qcsbm.adapters.field import Field
+    from qcsbm.adapters.functions import from_function, from_numpy
+    from qcsbm.adapters.score_sde import from_score_sde
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
     from qcsbm.score.sde import VE, VP
 
@@ -26,6 +31,12 @@ _PUBLIC = {
     "RectifiedFlow": "score.schedules",
     "VE": "score.sde",
     "VP": "score.sde",
+    "from_azula": "adapters.azula",
+    "from_diffusers": "adapters.diffusers",
+    "from_edm": "adapters.edm",
+    "from_function": "adapters.functions",
+    "from_numpy": "adapters.functions",
+    "from_score_sde": "adapters.score_sde",
 }
 __all__ = [
     "Discrete",
@@ -34,6 +45,12 @@ __all__ = [
     "RectifiedFlow",
     "VE",
     "VP",
+    "from_azula",
+    "from_diffusers",
+    "from_edm",
+    "from_function",
+    "from_numpy",
+    "from_score_sde",
 ]
 
 

@@ -13,14 +13,16 @@ References:
     https://arxiv.org/abs/2006.11239
 """
 
-from dataclasses import dataclass
+import math
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from qcsbm.runtime.errors import BadInput
-from qcsbm.score.sde import SDE
+from qcsbm.score.sde import MEMBERS, SDE, VE, VP
 
 
 class Schedule(Protocol):
@@ -147,6 +149,44 @@ def _clamped(value: Tensor, low: float, high: float, name: str, why: str) -> Ten
         found = ", ".join(f"{number:.4g}" for number in exact.detach().flatten()[:5].tolist())
         raise BadInput(f"{name}: found {found}, expected {low:.4g} to {high:.4g}{why}")
     return exact.clamp(low, high)
+
+
+# By the names that a command line has for them.
+NAMED: dict[str, type[VE | VP | EDM | RectifiedFlow]] = {
+    **MEMBERS,
+    "edm": EDM,
+    "rectified_flow": RectifiedFlow,
+}
+
+
+def parse(text: str) -> VE | VP | EDM | RectifiedFlow:
+    """The schedule that ``text`` names, such as ``edm`` or ``ve:sigma_min=0.02,sigma_max=100``.
+
+    Raises:
+        BadInput: there is no such schedule, or it has no such setting.
+    """
+    name, _, rest = text.partition(":")
+    if name not in NAMED:
+        raise BadInput(f"schedule: found {name!r}, expected one of {', '.join(NAMED)}")
+    keys = [field.name for field in fields(NAMED[name])]
+    settings = {}
+    for part in rest.split(",") if rest else []:
+        key, _, value = part.partition("=")
+        number = _positive(value)
+        if key not in keys or number is None:
+            raise BadInput(
+                f"schedule: found {part!r} for {name}, expected a positive number for "
+                f"{' or '.join(keys) or 'none'}, as in key=1.0"
+            )
+        settings[key] = number
+    return NAMED[name](**settings)
+
+
+def _positive(text: str) -> float | None:
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    return None
 
 
 def levels(schedule: Schedule, n: int) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qcsbm.runtime.errors import BadInput
-from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow, levels
+from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow, levels, parse
 from qcsbm.score.sde import VE, VP
 
 # Those of Ho et al. (2020), a thousand steps.
@@ -93,3 +93,35 @@ def test_tables_that_are_none_are_refused():
         Discrete(torch.ones(1), torch.ones(1))
     with pytest.raises(BadInput, match="found σ / α that does not grow"):
         Discrete(torch.ones(3), torch.tensor([0.1, 0.3, 0.2]))
+
+
+def test_schedules_are_named_with_their_settings():
+    assert parse("ve") == VE() and parse("edm") == EDM() and parse("vp:beta_max=3") == VP(0.1, 3.0)
+    assert parse("ve:sigma_min=0.02,sigma_max=1e2") == VE(0.02, 100.0)
+    assert parse("rectified_flow") == RectifiedFlow()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("cosine", "schedule: found 'cosine', expected one of ve, vp, edm, rectified_flow"),
+        (
+            "ve:sigma=1",
+            "schedule: found 'sigma=1' for ve, expected a positive number for sigma_min",
+        ),
+        ("edm:sigma_max=-1", "schedule: found 'sigma_max=-1' for edm, expected a positive number"),
+        (
+            "edm:sigma_max=inf",
+            "schedule: found 'sigma_max=inf' for edm, expected a positive number",
+        ),
+        ("vp:beta_max", "schedule: found 'beta_max' for vp, expected a positive number for beta"),
+        (
+            "rectified_flow:a=1",
+            "schedule: found 'a=1' for rectified_flow, expected a positive numb",
+        ),
+    ],
+)
+def test_names_of_no_schedule_are_refused(text, sentence):
+    with pytest.raises(BadInput) as refusal:
+        parse(text)
+    assert str(refusal.value).startswith(sentence)
