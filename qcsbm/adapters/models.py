@@ -19,21 +19,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qcsbm.adapters.denoiser import Denoiser
+from qcsbm.adapters.diffusers import from_diffusers
 from qcsbm.adapters.field import Field
-from qcsbm.runtime import own_code
+from qcsbm.adapters.functions import from_function
 from qcsbm.runtime.errors import BadInput
 from qcsbm.schema.outside import Diffusers, Function
 from qcsbm.schema.specifications import ModelFromOutside
 from qcsbm.score import sde
-from qcsbm.score.schedules import EDM, RectifiedFlow, Schedule, ends
+from qcsbm.score.schedules import NAMED, ends
 from qcsbm.score.sde import SDE, bcast
-
-# By the type that settings have.
-SCHEDULES: dict[str, type[Schedule]] = {
-    **sde.MEMBERS,
-    "edm": EDM,
-    "rectified_flow": RectifiedFlow,
-}
 
 
 class OutsideModel(nn.Module):
@@ -99,8 +93,6 @@ def levels(denoiser: Denoiser) -> tuple[float, float]:
 
 def _field(source: Diffusers | Function) -> Field:
     if isinstance(source, Diffusers):
-        from qcsbm.adapters.diffusers import from_diffusers
-
         return from_diffusers(
             source.path,
             label=source.label,
@@ -108,13 +100,12 @@ def _field(source: Diffusers | Function) -> Field:
             null_label=source.null_label,
             variant=source.variant,
         )
-    function = own_code.function(source.type)
-    low, high = source.data_range
-    return Field(
-        function,
-        source.kind,
-        SCHEDULES[source.schedule.type](**source.schedule.model_dump(exclude={"type"})),
+    told = source.schedule
+    schedule = NAMED[told.type](**told.model_dump(exclude={"type"})) if told else None
+    return from_function(
         source.type,
-        data_range=(low, high),
-        module=function if isinstance(function, nn.Module) else None,
+        source.kind,
+        schedule,
+        data_range=(source.data_range[0], source.data_range[1]) if source.data_range else None,
+        files=source.files,
     )

@@ -198,13 +198,19 @@ def _outside_inconsistencies(place: str, where: str, cell: OutsideCell) -> Itera
     for file in model.files:
         if not Path(file).is_file():
             yield f"{place}.model.files {where}: found no file {file}, expected one"
-    low, high = model.data_range
-    if low >= high:
+    facts = {key: getattr(model, key) for key in ("kind", "schedule", "data_range")}
+    given = [key for key, fact in facts.items() if fact is not None]
+    if given and len(given) < len(facts):
+        yield (
+            f"{place}.model {where}: found {' and '.join(given)}, expected kind, schedule and "
+            "data_range, or none of them for a Field"
+        )
+    if model.data_range and model.data_range[0] >= model.data_range[1]:
         yield (
             f"{place}.model.data_range {where}: found {model.data_range}, expected the smallest "
             "and then the largest value of data"
         )
-    if not isinstance(model.schedule, RectifiedFlow):
+    if model.schedule and not isinstance(model.schedule, RectifiedFlow):
         yield from _ends_inconsistencies(f"{place}.model.schedule", where, model.schedule)
 
 

@@ -58,14 +58,15 @@ class Function(Closed):
     """A function of one's own, ``type: module:function``, of x (B, C, H, W) and t (B,).
 
     Its values are of the ``kind`` (`qcsbm.score.kinds`), its time is that of the ``schedule``, and
-    its data lie in ``data_range``. ``files`` are what the code reads by itself, such as weights.
-    ``dequantised`` is that of `Diffusers`.
+    its data lie in ``data_range``; a `qcsbm.adapters.field.Field` says all three by itself.
+    ``files`` are what the code reads by itself, such as weights. ``dequantised`` is that of
+    `Diffusers`.
     """
 
     type: Annotated[str, BeforeValidator(own_name(EXPECTED))]
-    kind: Literal["score", "epsilon", "x0", "v", "denoiser", "velocity"]
-    schedule: Schedule
-    data_range: Annotated[list[Number], Field(min_length=2, max_length=2)] = [0.0, 1.0]
+    kind: Literal["score", "epsilon", "x0", "v", "denoiser", "velocity"] | None = None
+    schedule: Schedule | None = None
+    data_range: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
     files: list[str] = []
     dequantised: bool = False
 

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     # The score is measured on the distribution that the model was trained on.
     draws = generator(spec.seed, "dequantise")
     x_0 = dequantise(k, data.levels, draws) if protocol.dequantised else to_unit(k, data.levels)
-    model, inputs, code = load(arguments, protocol.weights, data.shape)
+    model, inputs, code = load(arguments, protocol.weights, data.shape, claim_device())
     inputs = [*inputs, arguments.data / "test.npy"]
     levels = share(arguments.shard, protocol.noise_levels)
     with recorded(arguments.record, "asymmetry", spec, inputs) as record:

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     data = describe(arguments.data)
     images = first_test_images(arguments.data, protocol.samples, "likelihood")
     batches = share(arguments.shard, -(-len(images) // size))
-    model, inputs, code = load(arguments, protocol.weights, data.shape)
+    model, inputs, code = load(arguments, protocol.weights, data.shape, claim_device())
     inputs = [*inputs, arguments.data / "test.npy"]
     with recorded(arguments.record, "likelihood", spec, inputs) as record:
         record.computed_by(code)

@@ -1,12 +1,14 @@
 """The model that a stage measures, built and loaded: one that was trained here, or from outside."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from qcsbm.adapters import models as outside_models
 from qcsbm.adapters.models import OutsideModel
-from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.errors import BadInput
 from qcsbm.schema.base import Weights
 from qcsbm.schema.specifications import FromOutside, Measured, ModelFromOutside
@@ -28,7 +30,10 @@ class MeasuredModel(NamedTuple):
 
 
 def load(
-    arguments: argparse.Namespace, weights: Weights | None, shape: tuple[int, int, int]
+    arguments: argparse.Namespace,
+    weights: Weights | None,
+    shape: tuple[int, int, int],
+    device: torch.device,
 ) -> MeasuredModel:
     """The model of ``arguments.spec`` for images of ``shape`` (C, H, W), ready for evaluation.
 
@@ -38,8 +43,9 @@ def load(
     """
     spec: Measured = arguments.spec
     if isinstance(spec.model, ModelFromOutside) and isinstance(spec.trained, FromOutside):
-        given = outside_models.build(shape, spec.model).to(claim_device())
-        require_measurable(spec.trained.model, given, shape, claim_device())
+        given = outside_models.build(shape, spec.model).to(device)
+        _require_counted(spec.trained.model, given.denoiser.field.files, arguments.checkpoint)
+        require_measurable(spec.trained.model, given, shape, device)
         return MeasuredModel(given, [], {})
     path, *others = arguments.checkpoint
     if (
@@ -52,7 +58,22 @@ def load(
             f"checkpoint: found {len(others) + 1} files, expected the one of a trained model, and "
             "which of its weights to take"
         )
-    model = build(shape, spec.model).to(claim_device())
+    model = build(shape, spec.model).to(device)
     checkpoint.load_weights(model, path, weights, spec.trained.train_steps)
     checkpoint.require_trained(path, spec, spec.trained)
     return MeasuredModel(model, [path], checkpoint.code(path))
+
+
+def _require_counted(name: str, read: Iterable[str], counted: Iterable[Path]) -> None:
+    """Refuse a model that was ``read`` from other files than those whose changes are noticed.
+
+    Raises:
+        BadInput: one of ``read`` is not among ``counted``.
+    """
+    known = {path.resolve() for path in counted}
+    for path in read:
+        if Path(path).resolve() not in known:
+            raise BadInput(
+                f"{name}: found that it is read from {path}, expected that among model.files, so "
+                "that a change of it is noticed"
+            )

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     batches = share(arguments.shard, -(-protocol.samples // settings.batch_size))
     data = describe(arguments.data)
     place = claim_device()
-    model, inputs, code = load(arguments, protocol.weights, data.shape)
+    model, inputs, code = load(arguments, protocol.weights, data.shape, place)
 
     images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [np.empty(0)], 0
     with recorded(arguments.record, "sample", spec, inputs) as record:

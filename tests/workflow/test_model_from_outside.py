@@ -75,6 +75,7 @@ methods:
       type: "gaussian:denoise"
       kind: denoiser
       schedule: {type: edm, sigma_min: 0.01, sigma_max: 5.0}
+      data_range: [0, 1]
       files: [deviations.pt]
       dequantised: true
   ddpm:
@@ -284,6 +285,10 @@ FAULTS = {
         {"model": {"data_range": [1, 1]}},
         "methods.mine.model.data_range (dataset digits): found [1.0, 1.0], expected the smallest",
     ),
+    "a kind without a schedule": (
+        {"model": {"schedule": None}},
+        "methods.mine.model (dataset digits): found kind and data_range, expected kind, schedule",
+    ),
     "a module that is not there": (
         {"model": {"type": "nowhere:denoise"}},
         "methods.mine.model.type (dataset digits): found 'nowhere:denoise', expected a module in "
@@ -315,7 +320,7 @@ def test_a_faulty_row_is_one_sentence(fault, here):
             kept = row.get(key, {})
             new = value.get("type", kept.get("type")) != kept.get("type")
             row[key] = value if new and "path" in value else kept | value
-            if key == "model" and "schedule" in value and "type" not in value["schedule"]:
+            if key == "model" and "type" not in (value.get("schedule") or {"type": ""}):
                 schedule = DOCUMENT["methods"]["mine"]["model"]["schedule"]
                 row[key]["schedule"] = schedule | value["schedule"]
 
@@ -369,6 +374,57 @@ def without(method):
     for table in document["tables"].values():
         table["methods"] = [row for row in table["methods"] if row != method]
     return document
+
+
+FIELD = """\
+import qcsbm
+from own import functions
+from qcsbm.runtime.files import sha256
+
+field = qcsbm.Field(
+    functions.denoise,
+    "denoiser",
+    qcsbm.EDM(0.01, 5.0),
+    data_range=(0.0, 1.0),
+    files={"deviations.pt": sha256("deviations.pt")},
+)
+"""
+
+
+@pytest.fixture
+def field(prepared):
+    """The same model as a Field, in a package of two modules."""
+    Path("own").mkdir()
+    Path("own/functions.py").write_text(MODULE)
+    Path("own/__init__.py").write_text("")
+    Path("own/field.py").write_text(FIELD)
+    document = without("ddpm")
+    model = {"type": "own.field:field", "files": ["deviations.pt"], "dequantised": True}
+    document["methods"]["other"] = {"label": "Field", "model": model}
+    Path("outside.yaml").write_text(yaml.safe_dump(document))
+    yield document
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        del sys.modules[name]
+
+
+PACKAGE = ["own/__init__.py", "own/field.py", "own/functions.py", "deviations.pt"]
+
+
+def test_a_field_says_by_itself_what_it_is(field):
+    assert measure("likelihood", "mine") == 0
+    assert measure("likelihood", "other", files=PACKAGE) == 0
+    bits = [np.load(f"{method}/likelihood.out") for method in ("mine", "other")]
+    assert np.array_equal(*bits)
+
+
+def test_files_that_would_not_count_are_refused(field, capsys):
+    field["methods"]["other"]["model"]["files"] = []
+    Path("outside.yaml").write_text(yaml.safe_dump(field))
+    assert measure("likelihood", "other", files=PACKAGE[:-1]) == 2
+    assert capsys.readouterr().err == (
+        "qcsbm likelihood: own.field:field: found that it is read from deviations.pt, expected "
+        "that among model.files, so that a change of it is noticed\n"
+    )
 
 
 def test_levels_that_the_model_does_not_know_are_refused(prepared, capsys):
@@ -452,17 +508,16 @@ def with_unet(directory):
     write_unet(directory / "models/unet", 5)
 
 
-def test_the_files_that_count_are_all_that_are_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", ["models/unet", "models/unet/unet"])
+def test_the_files_that_count_are_all_that_are_read(path, tmp_path, monkeypatch):
+    """A scheduler that lies beside a U-Net is one of them."""
     monkeypatch.chdir(tmp_path)
     with_unet(tmp_path)
     source = config.read("outside.yaml").cells["digits", "mine"].model
-    counted = {str(path) for path in outside_models.files(source)}
-    assert models.denoiser(source, (1, 8, 8)).field.files.keys() < counted
-    # Those that lie beside a U-Net by itself are read, too.
-    alone = source.model_copy(update={"path": "models/unet/unet"})
-    counted = {str(path.resolve()) for path in outside_models.files(alone)}
-    read = models.denoiser(alone, (1, 8, 8)).field.files
-    assert {str(Path(path).resolve()) for path in read} == counted
+    source = source.model_copy(update={"path": path})
+    counted = {path.resolve() for path in outside_models.files(source)}
+    read = models.denoiser(source, (1, 8, 8)).field.files
+    assert len(read) == 3 and {Path(path).resolve() for path in read} <= counted
 
 
 def test_images_of_another_size_are_refused(tmp_path, monkeypatch, capsys):
