@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from qcsbm.adapters.field import Field
 from qcsbm.runtime.errors import BadInput
-from qcsbm.score.kinds import denoised
+from qcsbm.score.kinds import denoised, to_score
 from qcsbm.score.sde import bcast
 
 
@@ -42,6 +42,15 @@ class Denoiser(nn.Module):
         """The model's own x (B, ...) and t (B,)."""
         t = self.schedule.time(self.width * sigma)
         return bcast(self.schedule.mean(t), y) * (self.low + self.width * y), t
+
+    def score(self, y: Tensor, sigma: Tensor) -> Tensor:
+        """∇ log p(y; σ) at y (B, ...) and sigma (B,), like y.
+
+        It is not taken from the posterior mean, which has no digits left for it at small σ.
+        """
+        x, t = self.arguments(y, sigma)
+        s = to_score(self.field.kind, self.schedule, self.field(x, t), x, t)
+        return bcast(self.schedule.mean(t) * self.width, y) * s
 
     def forward(self, y: Tensor, sigma: Tensor) -> Tensor:
         x, t = self.arguments(y, sigma)

@@ -1,18 +1,19 @@
 r"""Models from outside as scores, under whichever SDE they are to be measured.
 
-With m and std the coefficients of the SDE's perturbation kernel and D the mean of x_0 given it with
-noise of level σ, E[x_0 | x] = D(x / m; std / m), and by Tweedie's formula
+With m and std the coefficients of the SDE's perturbation kernel, y = x / m is the data with noise
+of level σ = std / m added, of which a model of any kind and schedule has a score, and
 
-.. math:: s(x, t) = \frac{m \, D(x / m; \, \mathrm{std} / m) - x}{\mathrm{std}^2}.
+.. math:: s(x, t) = \frac{1}{m} \nabla \log p(x / m; \, \mathrm{std} / m).
 
 So a model that was trained under one SDE, or none, is sampled and has its likelihood under any
 other one whose noise levels it knows.
 
 References:
-    Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), Eq. 3;
-    https://arxiv.org/abs/2206.00364
-    Tweedie's Formula and Selection Bias (Efron, 2011)
+    Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), Eq. 4
+    and Appendix B; https://arxiv.org/abs/2206.00364
 """
+
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from qcsbm.score.sde import SDE, bcast
 class OutsideModel(nn.Module):
     """The score of a model from outside: ``forward(x, t)`` is like x (B, ...), for t (B,).
 
-    Attention is computed by operations that are twice differentiable.
+    Where gradients are enabled, attention is computed by operations that are twice differentiable.
     """
 
     def __init__(self, denoiser: Denoiser, sde: SDE):
@@ -42,10 +43,9 @@ class OutsideModel(nn.Module):
         self.sde = sde
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        mean, std = bcast(self.sde.mean(t), x), bcast(self.sde.std(t), x)
-        with sdpa_kernel(SDPBackend.MATH):
-            x0 = self.denoiser(x / mean, self.sde.sigma(t))
-        return (mean * x0 - x) / std**2
+        mean = bcast(self.sde.mean(t), x)
+        with sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext():
+            return self.denoiser.score(x / mean, self.sde.sigma(t)) / mean
 
 
 def build(shape: tuple[int, int, int], model: ModelFromOutside) -> OutsideModel:

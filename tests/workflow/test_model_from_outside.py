@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ import plain
 import pytest
 import torch
 import yaml
-from conftest import in_process, snakemake
+from conftest import ROOT, in_process, snakemake
 from test_workflow import jobs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -31,6 +32,7 @@ from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.provenance import read_record
 from qcsbm.runtime.seeding import generator
 from qcsbm.schema.base import ConfigError
+from qcsbm.schema.outside import Diffusers, Function
 
 MODULE = """\
 import torch
@@ -45,6 +47,10 @@ def denoise(x, t):
     return (variance * x + noise * means) / (variance + noise)
 
 
+def score(x, t):
+    return (means - x) / (deviations**2 + t[:, None, None, None] ** 2)
+
+
 def epsilon(x, t):
     # Of images in [-1, 1], under the VP SDE with beta from 0.1 to 20.
     integral = t * (0.1 + t * 19.9 / 2)
@@ -52,7 +58,6 @@ def epsilon(x, t):
     noise = 1 - mean**2
     return noise.sqrt() * (x - mean * (2 * means - 1)) / (mean**2 * 4 * deviations**2 + noise)
 """
-SIGMA = 0.02, 3.0
 DOCUMENT = yaml.safe_load("""
 tier: outside
 seeds: [3]
@@ -86,10 +91,19 @@ methods:
       schedule: {type: vp, beta_min: 0.1, beta_max: 20.0}
       data_range: [-1, 1]
       files: [deviations.pt]
-tables: {table2: {methods: [u, mine, ddpm]}, table3: {methods: [u, mine], sampler: ode}}
+  vp:
+    label: Under VP
+    sde: {type: vp, beta_min: 0.1, beta_max: 20.0}
+    model:
+      type: "gaussian:score"
+      kind: score
+      schedule: {type: edm, sigma_min: 0.0001, sigma_max: 200.0}
+      data_range: [0, 1]
+      files: [deviations.pt]
+tables: {table2: {methods: [u, mine, ddpm, vp]}, table3: {methods: [u, mine], sampler: ode}}
 """)
 MEASUREMENTS = {"sample": ("ode",), "likelihood": (), "asymmetry": ()}
-OUTSIDE = ("mine", "ddpm")
+OUTSIDE = ("mine", "ddpm", "vp")
 FILES = ["gaussian.py", "deviations.pt"]
 
 
@@ -133,31 +147,30 @@ def prepared(here):
     assert in_process("prepare", "--spec", spec("prepare"), "--out", "data") == 0
 
 
-def moments():
-    """Means and deviations of the pixels, float64."""
-    return 0.3 + torch.arange(8).double() / 20, torch.load("deviations.pt").double()
-
-
 @pytest.mark.parametrize("method", OUTSIDE)
 def test_its_likelihood_samples_and_asymmetry_are_those_of_a_gaussian(method, prepared):
     for stage in MEASUREMENTS:
         assert measure(stage, method) == 0
-    mean, deviation = moments()
-    variances = [deviation**2 + sigma**2 for sigma in SIGMA]
+    settings = config.read("outside.yaml").cells["digits", method].sde
+    sde = {"ve": plain.VE, "vp": plain.VP}[settings.type](settings)
+    mean, deviation = 0.3 + torch.arange(8).double() / 20, torch.load("deviations.pt").double()
+    left, noise = sde.kernel(torch.tensor([plain.EPSILON, 1.0]).double())
+    means = left[0] * mean, left[1] * mean
+    variances = [(m * deviation) ** 2 + std**2 for m, std in zip(left, noise, strict=True)]
     # The flow keeps every pixel's distance to its mean in proportion to its deviation.
     growth = (variances[1] / variances[0]).sqrt()
 
     k = torch.from_numpy(np.load("data/test.npy")[:3].copy())
     batches = [dequantise(k[i : i + 2], 17, generator(3, "dequantise", i // 2)) for i in (0, 2)]
-    end = mean + growth * (torch.cat(batches).double() - mean)
-    prior = torch.distributions.Normal(0.0, torch.tensor(SIGMA[1]).double())
+    end = means[1] + growth * (torch.cat(batches).double() - means[0])
+    prior = torch.distributions.Normal(0.0, torch.tensor(sde.prior).double())
     log_prob = (prior.log_prob(end) + growth.log()).sum((1, 2, 3))
     bits = -log_prob / (64 * math.log(2)) + math.log2(17)
     np.testing.assert_allclose(np.load(f"{method}/likelihood.out"), bits, rtol=1e-4)
 
     z = torch.cat([torch.randn(4, 1, 8, 8, generator=generator(3, "sample", b)) for b in (0, 1)])
-    x = mean + (SIGMA[1] * z.double() - mean) / growth
-    x_0 = (deviation**2 * x + SIGMA[0] ** 2 * mean) / variances[0]
+    x = means[0] + (sde.prior * z.double() - means[1]) / growth
+    x_0 = (left[0] * deviation**2 * x + noise[0] ** 2 * mean) / variances[0]
     scaled = x_0 * 17 - 0.5 if method == "mine" else x_0 * 16
     images = scaled.round().clamp(0, 16)[:6].numpy()
     difference = np.abs(np.load(f"{method}/sample.out") - images)
@@ -362,17 +375,18 @@ MISTAKES = {
 def test_a_function_that_cannot_be_measured_is_refused(mistake, prepared, capsys):
     body, sentence = MISTAKES[mistake]
     Path("gaussian.py").write_text(f"import torch\n\n\ndef denoise(x, t):\n    return {body}\n")
-    Path("outside.yaml").write_text(yaml.safe_dump(without("ddpm")))
+    Path("outside.yaml").write_text(yaml.safe_dump(without("ddpm", "vp")))
     assert measure("likelihood", "mine") == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"qcsbm likelihood: gaussian:denoise: {sentence}")
 
 
-def without(method):
+def without(*methods):
     document = copy.deepcopy(DOCUMENT)
-    del document["methods"][method]
+    for method in methods:
+        del document["methods"][method]
     for table in document["tables"].values():
-        table["methods"] = [row for row in table["methods"] if row != method]
+        table["methods"] = [row for row in table["methods"] if row not in methods]
     return document
 
 
@@ -398,7 +412,7 @@ def field(prepared):
     Path("own/functions.py").write_text(MODULE)
     Path("own/__init__.py").write_text("")
     Path("own/field.py").write_text(FIELD)
-    document = without("ddpm")
+    document = without("ddpm", "vp")
     model = {"type": "own.field:field", "files": ["deviations.pt"], "dequantised": True}
     document["methods"]["other"] = {"label": "Field", "model": model}
     Path("outside.yaml").write_text(yaml.safe_dump(document))
@@ -502,7 +516,7 @@ UNET = {
 
 def with_unet(directory):
     """The experiment U beside a U-Net, in ``directory``."""
-    document = without("ddpm")
+    document = without("ddpm", "vp")
     document["methods"] = {"u": document["methods"]["u"], "mine": UNET}
     (directory / "outside.yaml").write_text(yaml.safe_dump(document))
     write_unet(directory / "models/unet", 5)
@@ -641,3 +655,39 @@ def test_a_change_of_its_weights_is_noticed_and_measured_again(unet_run, capsys)
     assert code == 1
     assert f"{RUN}/likelihood.json: outside.model: found" in said
     assert "trained.model_sha256: found" in said and "runs/digits/u" not in said
+
+
+# The tutorial
+
+TUTORIAL = (ROOT / "docs/models.md").read_text()
+BLOCK = re.compile(r"^`([\w.]+)`:\n\n```\w+\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_tutorial_measures_both_kinds_of_models(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, text in BLOCK.findall(TUTORIAL):
+        Path(name).write_text(text)
+    for script in ("make_model.py", "make_gaussian.py"):
+        with torch.random.fork_rng():
+            exec(compile(Path(script).read_text(), script, "exec"), {})
+    experiment = config.read("mine.yaml")
+    told = specification.prepare(experiment, "digits").text()
+    assert in_process("prepare", "--spec", told, "--out", "data") == 0
+    found = {}
+    for method in ("unet", "gaussian"):
+        told = specification.asymmetry(experiment, "digits", method, 0).text()
+        files = outside_models.files(experiment.cells["digits", method].model)
+        assert measure("asymmetry", method, told, files) == 0
+        record = read_record(Path(f"{method}/asymmetry.json"))
+        found[method] = {m["name"]: m["value"] for m in record["metrics"]}
+    assert found["unet"]["nasym"] > 1e-3 and found["gaussian"]["nasym"] < 1e-12
+
+    capsys.readouterr()
+    where = ["--configfile", "mine.yaml", "--dataset", "digits", "--method", "unet"]
+    assert in_process("describe", *where) == 0
+    low, high = json.loads(capsys.readouterr().out)["model_noise_levels"]
+    assert f"has {low:.3f} to {high:.1f}" in TUTORIAL
+    for key in Diffusers.model_fields.keys() | Function.model_fields.keys():
+        assert f"`{key}" in TUTORIAL or f"{key}:" in TUTORIAL
+    refused = TUTORIAL.partition("## What such a row does not have")[2].partition("\n\n## ")[0]
+    assert all(f"`{key}`" in refused for key in config.TRAINING_KEYS)
