@@ -107,6 +107,9 @@ def from_diffusers(
 
 def _discrete(scheduler: Any, output: Function, file: Path) -> Trained:
     kept = scheduler.alphas_cumprod.double()
+    # To sample from there, some schedulers put a small number in place of the 0 of training.
+    if scheduler.config.get("rescale_betas_zero_snr"):
+        kept[-1] = 0
     prediction = scheduler.config["prediction_type"]
     if prediction not in PREDICTIONS:
         raise BadInput(

@@ -1,7 +1,11 @@
 """Models that the library itself wrote: tiny, with random weights."""
 
+import doctest
 import json
+import socket
+from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from diffusers import (
@@ -87,6 +91,13 @@ def test_noise_is_that_which_the_library_adds(tmp_path):
         value[:, None, None, None] for value in (schedule.mean(STEPS), schedule.std(STEPS))
     )
     torch.testing.assert_close(mean * x_0 + std * z, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheduler", [DDPMScheduler, EulerDiscreteScheduler])
+def test_a_last_step_without_data_is_one_whatever_the_sampler(scheduler, tmp_path):
+    saved(tmp_path, scheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"))
+    schedule = from_diffusers(tmp_path).schedule
+    assert schedule.mean(STEPS)[2] == 0 and (schedule.mean(STEPS)[:2] > 0).all()
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -343,8 +354,23 @@ def test_a_class_of_another_kind_and_channels_of_conditions_are_refused(tmp_path
         from_diffusers(tmp_path)
 
 
-def test_schedulers_are_those_of_the_library():
-    import diffusers
+def test_nothing_is_fetched(tmp_path, monkeypatch):
+    saved(tmp_path)
 
+    def refuse(*arguments):
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    from_diffusers(tmp_path)
+
+
+def test_examples_of_the_documentation_give_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs/adapters.md"
+    result = doctest.testfile(str(page), module_relative=False)
+    assert result.attempted > 5 and result.failed == 0
+
+
+def test_schedulers_are_those_of_the_library():
     for name in SCHEDULERS:
         assert hasattr(diffusers, name)

@@ -115,6 +115,8 @@ def test_arrays_have_the_type_of_the_tensors(dtype):
 
 def test_a_function_of_x_alone_is_not_told_a_time():
     assert torch.equal(from_numpy(lambda x: x + 1)(X, T), X + 1)
+    # PyTorch knows no negative strides.
+    assert torch.equal(from_numpy(lambda x: x[:, ::-1])(X, T), X.flip(1))
 
 
 # A model by its name.
