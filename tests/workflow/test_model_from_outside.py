@@ -25,6 +25,7 @@ from test_workflow import jobs
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qcsbm.adapters import models
+from qcsbm.adapters.field import Field
 from qcsbm.data.quantisation import dequantise
 from qcsbm.experiment import config, outside_models, specification
 from qcsbm.report import notes, status
@@ -32,7 +33,8 @@ from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.provenance import read_record
 from qcsbm.runtime.seeding import generator
 from qcsbm.schema.base import ConfigError
-from qcsbm.schema.outside import Diffusers, Function
+from qcsbm.schema.outside import Diffusers, Function, model_name
+from qcsbm.score.schedules import EDM
 
 MODULE = """\
 import torch
@@ -540,6 +542,17 @@ def test_images_of_another_size_are_refused(tmp_path, monkeypatch, capsys):
     source = config.read("outside.yaml").cells["digits", "mine"].model
     with pytest.raises(BadInput, match="found a model of 1 × 8 × 8 images, expected 3 × 8 × 8"):
         models.denoiser(source, (3, 8, 8))
+
+
+def test_class_guidance_and_variant_reach_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    field = Field(torch.add, "x0", EDM(), data_range=(0, 1))
+    monkeypatch.setattr(models, "from_diffusers", lambda path, **keys: told.update(keys) or field)
+    facts = {"label": 3, "guidance": 1.5, "null_label": 9, "variant": "fp16"}
+    source = Diffusers(type="diffusers", path="models/unet", **facts)
+    models.denoiser(source, (1, 8, 8))
+    assert told == facts and model_name(source) == "models/unet, class 3, guidance 1.5"
 
 
 class UNetScore(plain.Score):

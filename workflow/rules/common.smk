@@ -48,7 +48,9 @@ except ConfigError as error:
 ROOT = EXPERIMENT.root
 DATA = layout.data(EXPERIMENT, "{dataset}")
 IMPORTED = {
-    cell.init_from.checkpoint for cell in EXPERIMENT.trainings.values() if cell.init_from
+    cell.init_from.checkpoint
+    for cell in EXPERIMENT.trainings.values()
+    if cell.init_from
 }
 RUN = layout.run(EXPERIMENT, "{dataset}", "{method}", "{seed}")
 TOY = f"{ROOT}/toy"
