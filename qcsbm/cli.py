@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from qcsbm.experiment import outside_models
 from qcsbm.runtime import failure, outside, own_code, source_code
 from qcsbm.runtime.errors import BadInput, Diverged
 from qcsbm.stages.arguments import read_spec
@@ -143,8 +144,12 @@ def _require_planned(arguments: argparse.Namespace) -> None:
     for name, sha256 in getattr(spec, "outside", {}).items():
         if name == "network":
             own_code.require(spec.model.network.type, sha256)
+        elif name == "model":
+            outside_models.require(spec.model.source, sha256)
         elif path := getattr(arguments, name, None):
-            outside.require(path, sha256)
+            # A measurement is given all files of its model, and the checkpoint is one of them.
+            for file in path if isinstance(path, list) else [path]:
+                outside.require(file, sha256)
 
 
 def _inputs(arguments: argparse.Namespace, outputs: list[Path]) -> list[Path]:

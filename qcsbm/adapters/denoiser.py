@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from qcsbm.adapters.field import Field
 from qcsbm.runtime.errors import BadInput
-from qcsbm.score.kinds import denoised
+from qcsbm.score.kinds import denoised, to_score
 from qcsbm.score.sde import bcast
 
 
@@ -38,8 +38,21 @@ class Denoiser(nn.Module):
         self.low, high = field.data_range
         self.width = high - self.low
 
-    def forward(self, y: Tensor, sigma: Tensor) -> Tensor:
+    def arguments(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's own x (B, ...) and t (B,)."""
         t = self.schedule.time(self.width * sigma)
-        x = bcast(self.schedule.mean(t), y) * (self.low + self.width * y)
+        return bcast(self.schedule.mean(t), y) * (self.low + self.width * y), t
+
+    def score(self, y: Tensor, sigma: Tensor) -> Tensor:
+        """∇ log p(y; σ) at y (B, ...) and sigma (B,), like y.
+
+        It is not taken from the posterior mean, which has no digits left for it at small σ.
+        """
+        x, t = self.arguments(y, sigma)
+        s = to_score(self.field.kind, self.schedule, self.field(x, t), x, t)
+        return bcast(self.schedule.mean(t) * self.width, y) * s
+
+    def forward(self, y: Tensor, sigma: Tensor) -> Tensor:
+        x, t = self.arguments(y, sigma)
         x0 = denoised(self.field.kind, self.schedule, self.field(x, t), x, t)
         return (x0 - self.low) / self.width

@@ -2,8 +2,9 @@
 
 A *cell* is one dataset with one method. Its facts are merged key by key from four places, later
 ones winning: ``defaults``, ``datasets.<dataset>``, ``methods.<method>`` and
-``datasets.<dataset>.methods.<method>``; the result is one `qcsbm.schema.document.Cell`. Nothing
-here imports torch, so that a dry run stays fast.
+``datasets.<dataset>.methods.<method>``; the result is one `qcsbm.schema.document.TrainedCell`.
+Where one of the last two has a ``model``, it is an `OutsideCell`, and what the others say of
+training does not concern it. Nothing here imports torch, so that a dry run stays fast.
 """
 
 import re
@@ -17,8 +18,15 @@ from qcsbm.experiment.consistency import inconsistencies
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.runtime.errors import MissingFile
 from qcsbm.schema.base import ConfigError
-from qcsbm.schema.document import Cell, Dataset, Document
-from qcsbm.schema.reading import parse, sentence, short
+from qcsbm.schema.document import (
+    Cell,
+    Dataset,
+    Document,
+    Measurements,
+    OutsideCell,
+    TrainedCell,
+)
+from qcsbm.schema.reading import Layer, parse, sentence, short
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
@@ -88,7 +96,8 @@ def load(config: dict[str, Any], source: str) -> Experiment:
                     "digits and underscores, as it becomes part of file names"
                 )
 
-    datasets, cells = {}, {}
+    datasets = {}
+    cells: dict[tuple[str, str], Cell] = {}
     for name, raw in document.datasets.items():
         datasets[name] = parse(
             Dataset, source, [(f"datasets.{name}", {k: raw[k] for k in _own(raw)})]
@@ -106,16 +115,20 @@ def load(config: dict[str, Any], source: str) -> Experiment:
                     "expected a mapping of keys"
                 )
         for method, row in document.methods.items():
-            cells[name, method] = parse(
-                Cell,
-                source,
-                [
-                    ("defaults", document.defaults),
-                    (f"datasets.{name}", {k: v for k, v in raw.items() if k not in DATASET_KEYS}),
-                    (f"methods.{method}", row),
-                    (f"datasets.{name}.methods.{method}", overrides.get(method, {})),
-                ],
-            )
+            shared: list[Layer] = [
+                ("defaults", document.defaults),
+                (f"datasets.{name}", {k: v for k, v in raw.items() if k not in DATASET_KEYS}),
+            ]
+            own: list[Layer] = [
+                (f"methods.{method}", row),
+                (f"datasets.{name}.methods.{method}", overrides.get(method, {})),
+            ]
+            if any("model" in layer for _, layer in own):
+                _require_untrained(source, own)
+                layers = [WITHOUT_WEIGHTS, *map(_untrained, shared), *own]
+                cells[name, method] = parse(OutsideCell, source, layers)
+            else:
+                cells[name, method] = parse(TrainedCell, source, [*shared, *own])
     experiment = Experiment(
         tier=document.tier,
         datasets=datasets,
@@ -129,6 +142,44 @@ def load(config: dict[str, Any], source: str) -> Experiment:
     for problem in inconsistencies(experiment):
         raise ConfigError(f"{source}: {problem}")
     return experiment
+
+
+# What only a model that is trained here has, in its cell and in what is measured of it.
+TRAINING_KEYS = TrainedCell.model_fields.keys() - Measurements.model_fields.keys()
+MEASUREMENTS = ("quality", "likelihood", "asymmetry")
+WITHOUT_WEIGHTS: Layer = "defaults", {stage: {"weights": None} for stage in MEASUREMENTS}
+
+
+def _untrained(layer: Layer) -> Layer:
+    """What a ``layer`` that all methods share says of a model from outside."""
+    place, keys = layer
+    kept = {key: value for key, value in keys.items() if key not in TRAINING_KEYS}
+    for stage in MEASUREMENTS:
+        if isinstance(kept.get(stage), dict):
+            kept[stage] = {key: v for key, v in kept[stage].items() if key != "weights"}
+    return place, kept
+
+
+def _require_untrained(source: str, layers: list[Layer]) -> None:
+    """Refuse keys of a training beside ``model``.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    for place, keys in layers:
+        for key in keys:
+            if key in TRAINING_KEYS:
+                raise ConfigError(
+                    f"{source}: {place}.{key}: found {short(keys[key])}, expected none beside "
+                    "model, as a model from outside is not trained here"
+                )
+        for stage in MEASUREMENTS:
+            found = keys.get(stage)
+            if isinstance(found, dict) and "weights" in found:
+                raise ConfigError(
+                    f"{source}: {place}.{stage}.weights: found {short(found['weights'])}, expected "
+                    "none beside model, as a model from outside has one set of weights"
+                )
 
 
 DATASET_KEYS = {*Dataset.model_fields, "methods"}

@@ -1,12 +1,15 @@
 """What single models of the experiment file cannot see: facts that contradict each other."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.runtime import own_code
-from qcsbm.schema.document import Cell
+from qcsbm.schema.document import Cell, OutsideCell, TrainedCell
 from qcsbm.schema.networks import Own
+from qcsbm.schema.outside import EDM, Diffusers, RectifiedFlow
 from qcsbm.schema.samplers import TYPES
+from qcsbm.schema.sde import VE, VP
 from qcsbm.schema.sources import Source
 
 # Every rule of the workflow: a dataset becomes one, and a table's log lies where a rule's does.
@@ -83,14 +86,57 @@ def _data_inconsistencies(name: str, data: Source) -> Iterator[str]:
 def _cell_inconsistencies(
     experiment: Experiment, dataset: str, method: str, cell: Cell
 ) -> Iterator[str]:
+    where = f"(dataset {dataset})"
+    yield from _ends_inconsistencies("sde", where, cell.sde)
+    if (cell.asymmetry.estimator == "antisymmetric") != (cell.asymmetry.probes is not None):
+        yield (
+            f"asymmetry.probes {where}, method {method}: found {cell.asymmetry.probes} with "
+            f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator "
+            "'antisymmetric' and none otherwise"
+        )
+    for name, sampler in cell.samplers.items():
+        if name in TAKEN:
+            yield (
+                f"samplers {where}, method {method}: found the name {name!r}, expected another "
+                "one, as a run has other files or costs of that name"
+            )
+        if name in TYPES and name != sampler.type:
+            yield (
+                f"samplers.{name}.type {where}, method {method}: found {sampler.type!r}, expected "
+                f"{name!r} or another name, as tables call it by that"
+            )
+    yield from _sample_inconsistencies(experiment, dataset, method, cell)
+    if isinstance(cell, TrainedCell):
+        yield from _training_inconsistencies(experiment, dataset, method, cell)
+    else:
+        yield from _outside_inconsistencies(f"methods.{method}", where, cell)
+    labelled = experiment.datasets[dataset].data.labelled
+    if cell.quality.extractor == "classifier" and not labelled:
+        yield (
+            f"quality.extractor {where}, method {method}: found 'classifier', expected another one,"
+            " as the data have no labels that it could learn"
+        )
+    if cell.quality.extractor == "classifier" and experiment.datasets[dataset].classifier is None:
+        yield (
+            f"quality.extractor {where}: found 'classifier', expected datasets.{dataset}.classifier"
+            " to say how it is trained"
+        )
+
+
+def _ends_inconsistencies(place: str, where: str, settings: VE | VP | EDM) -> Iterator[str]:
+    low, high = settings.ends
+    if getattr(settings, low) >= getattr(settings, high):
+        yield (
+            f"{place}.{high} {where}: found {getattr(settings, high)}, expected more than {low} = "
+            f"{getattr(settings, low)}"
+        )
+
+
+def _training_inconsistencies(
+    experiment: Experiment, dataset: str, method: str, cell: TrainedCell
+) -> Iterator[str]:
     place = f"methods.{method}"
     where = f"(dataset {dataset})"
-    low, high = cell.sde.ends
-    if getattr(cell.sde, low) >= getattr(cell.sde, high):
-        yield (
-            f"sde.{high} {where}: found {getattr(cell.sde, high)}, expected more than {low} = "
-            f"{getattr(cell.sde, low)}"
-        )
     if cell.stops != sorted(set(cell.stops)):
         yield (
             f"{place}.checkpoints {where}: found {cell.checkpoints}, expected increasing steps "
@@ -119,36 +165,13 @@ def _cell_inconsistencies(
             f"{place}.regulariser.batch_size {where}: found {regularised}, expected at most "
             f"training.batch_size = {cell.training.batch_size}"
         )
-    if (cell.asymmetry.estimator == "antisymmetric") != (cell.asymmetry.probes is not None):
-        yield (
-            f"asymmetry.probes {where}, method {method}: found {cell.asymmetry.probes} with "
-            f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator "
-            "'antisymmetric' and none otherwise"
-        )
-    for name, sampler in cell.samplers.items():
-        if name in TAKEN:
+    for stage in ("quality", "likelihood", "asymmetry"):
+        if getattr(cell, stage).weights is None:
             yield (
-                f"samplers {where}, method {method}: found the name {name!r}, expected another "
-                "one, as a run has other files or costs of that name"
+                f"{stage}.weights {where}, method {method}: found None, expected 'ema' or 'raw', "
+                "as a model that is trained here has both"
             )
-        if name in TYPES and name != sampler.type:
-            yield (
-                f"samplers.{name}.type {where}, method {method}: found {sampler.type!r}, expected "
-                f"{name!r} or another name, as tables call it by that"
-            )
-    yield from _sample_inconsistencies(experiment, dataset, method, cell)
     yield from _network_inconsistencies(experiment, dataset, method, cell)
-    labelled = experiment.datasets[dataset].data.labelled
-    if cell.quality.extractor == "classifier" and not labelled:
-        yield (
-            f"quality.extractor {where}, method {method}: found 'classifier', expected another one,"
-            " as the data have no labels that it could learn"
-        )
-    if cell.quality.extractor == "classifier" and experiment.datasets[dataset].classifier is None:
-        yield (
-            f"quality.extractor {where}: found 'classifier', expected datasets.{dataset}.classifier"
-            " to say how it is trained"
-        )
     if cell.init_from:
         if (cell.init_from.method is None) == (cell.init_from.checkpoint is None):
             found = cell.init_from.model_dump(exclude_none=True)
@@ -162,6 +185,39 @@ def _cell_inconsistencies(
         elif cell.init_from.checkpoint:
             imported = cell.init_from.checkpoint, cell.init_from.step
             yield from _import_inconsistencies(place, where, cell, *imported)
+
+
+def _outside_inconsistencies(place: str, where: str, cell: OutsideCell) -> Iterator[str]:
+    """Files that are not there."""
+    model = cell.model
+    if isinstance(model, Diffusers):
+        configs = [Path(model.path) / name for name in ("config.json", "unet/config.json")]
+        if not Path(model.path).is_dir():
+            yield f"{place}.model.path {where}: found no folder {model.path}, expected one"
+        elif not any(path.is_file() for path in configs):
+            yield (
+                f"{place}.model.path {where}: found neither {configs[0]} nor {configs[1]}, "
+                "expected a folder that save_pretrained of diffusers wrote"
+            )
+        return
+    yield from _own_code_inconsistencies(f"{place}.model.type {where}", model.type)
+    for file in model.files:
+        if not Path(file).is_file():
+            yield f"{place}.model.files {where}: found no file {file}, expected one"
+    facts = {key: getattr(model, key) for key in ("kind", "schedule", "data_range")}
+    given = [key for key, fact in facts.items() if fact is not None]
+    if given and len(given) < len(facts):
+        yield (
+            f"{place}.model {where}: found {' and '.join(given)}, expected kind, schedule and "
+            "data_range, or none of them for a Field"
+        )
+    if model.data_range and model.data_range[0] >= model.data_range[1]:
+        yield (
+            f"{place}.model.data_range {where}: found {model.data_range}, expected the smallest "
+            "and then the largest value of data"
+        )
+    if model.schedule and not isinstance(model.schedule, RectifiedFlow):
+        yield from _ends_inconsistencies(f"{place}.model.schedule", where, model.schedule)
 
 
 def _sample_inconsistencies(
@@ -189,7 +245,7 @@ def _sample_inconsistencies(
 
 
 def _network_inconsistencies(
-    experiment: Experiment, dataset: str, method: str, cell: Cell
+    experiment: Experiment, dataset: str, method: str, cell: TrainedCell
 ) -> Iterator[str]:
     """Code that is not there, or levels that images of a known size do not have."""
     where = f"(dataset {dataset}), method {method}"
@@ -215,19 +271,7 @@ def _network_inconsistencies(
 
 
 def _own_network_inconsistencies(where: str, network: Own) -> Iterator[str]:
-    name = network.type
-    if not own_code.files(name):
-        module = name.partition(":")[0]
-        path = module.replace(".", "/")
-        yield (
-            f"network.type {where}: found {name!r}, expected a module in the working directory, as "
-            f"there is no {path}.py or {path}/__init__.py"
-        )
-    if own_code.is_taken(name):
-        yield (
-            f"network.type {where}: found {name!r}, expected another name, as Python or a package "
-            f"has a module {name.partition(':')[0].partition('.')[0]}"
-        )
+    yield from _own_code_inconsistencies(f"network.type {where}", network.type)
     for key in ("image_size", "channels"):
         if key in (network.model_extra or {}):
             yield (
@@ -235,8 +279,23 @@ def _own_network_inconsistencies(where: str, network: Own) -> Iterator[str]:
             )
 
 
+def _own_code_inconsistencies(place: str, name: str) -> Iterator[str]:
+    if not own_code.files(name):
+        module = name.partition(":")[0]
+        path = module.replace(".", "/")
+        yield (
+            f"{place}: found {name!r}, expected a module in the working directory, as there is no "
+            f"{path}.py or {path}/__init__.py"
+        )
+    if own_code.is_taken(name):
+        yield (
+            f"{place}: found {name!r}, expected another name, as Python or a package has a module "
+            f"{name.partition(':')[0].partition('.')[0]}"
+        )
+
+
 def _import_inconsistencies(
-    place: str, where: str, cell: Cell, checkpoint: str, step: int
+    place: str, where: str, cell: TrainedCell, checkpoint: str, step: int
 ) -> Iterator[str]:
     if not checkpoint.endswith(".safetensors"):
         yield (
@@ -262,7 +321,7 @@ def _import_inconsistencies(
 
 
 def _init_from_inconsistencies(
-    experiment: Experiment, dataset: str, method: str, cell: Cell, parent: str, step: int
+    experiment: Experiment, dataset: str, method: str, cell: TrainedCell, parent: str, step: int
 ) -> Iterator[str]:
     place = f"methods.{method}.init_from"
     where = f"(dataset {dataset})"
@@ -271,6 +330,13 @@ def _init_from_inconsistencies(
         yield (
             f"{place}.method {where}: found {origin!r}, expected one of the methods "
             f"{', '.join(experiment.methods)}"
+        )
+        return
+    trained = {of: cell for (on, of), cell in experiment.trainings.items() if on == dataset}
+    if parent not in trained:
+        yield (
+            f"{place}.method {where}: found {parent!r}, a model from outside, expected a method "
+            "that is trained here"
         )
         return
     seen = [method]
@@ -282,9 +348,9 @@ def _init_from_inconsistencies(
             )
             return
         seen.append(origin)
-        further = experiment.cells[dataset, origin].init_from
-        origin = further.method if further and further.method in experiment.methods else None
-    start = experiment.cells[dataset, parent]
+        further = trained[origin].init_from
+        origin = further.method if further and further.method in trained else None
+    start = trained[parent]
     if step not in start.stops:
         yield (
             f"{place}.step {where}: found {step}, expected one of the checkpoints "

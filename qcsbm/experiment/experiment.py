@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from qcsbm.runtime.errors import BadInput
-from qcsbm.schema.document import Cell, Dataset, Table, Toy
+from qcsbm.schema.document import Cell, Dataset, Table, Toy, TrainedCell
 from qcsbm.schema.specifications import Trained
 
 
@@ -50,12 +50,17 @@ class Experiment:
                 raise BadInput(f"{what}: found {name!r}, expected one of {', '.join(known)}")
         return self.cells[dataset, method]
 
+    @cached_property
+    def trainings(self) -> dict[tuple[str, str], TrainedCell]:
+        """The cells whose models are trained here; all others are from outside."""
+        return {key: cell for key, cell in self.cells.items() if isinstance(cell, TrainedCell)}
+
     def predecessor(self, dataset: str, method: str, step: int) -> tuple[str, int] | None:
         """Method and step of the checkpoint that training towards ``step`` starts from, if any.
 
         An imported checkpoint belongs to the method that starts from it.
         """
-        cell = self.cells[dataset, method]
+        cell = self.trainings[dataset, method]
         earlier = [stop for stop in cell.stops if stop < step]
         if earlier:
             return method, earlier[-1]
@@ -64,21 +69,30 @@ class Experiment:
 
     def imported(self, dataset: str, method: str, step: int) -> str | None:
         """The path of the imported file that is the method's checkpoint at ``step``, if one is."""
-        origin = self.cells[dataset, method].init_from
+        origin = self.trainings[dataset, method].init_from
         return origin.checkpoint if origin and origin.step == step else None
+
+    def trained_steps(self, dataset: str, method: str) -> list[int]:
+        """The steps of the method's checkpoints that are trained here; none from outside."""
+        cell = self.trainings.get((dataset, method))
+        steps = cell.stops if cell else []
+        return [step for step in steps if not self.imported(dataset, method, step)]
 
     @cached_property
     def passed(self) -> dict[tuple[str, str], list[tuple[str, int] | None]]:
         """The checkpoints that training goes through, from its start to the final one, by cell.
 
         Each is (method, step), or (path, step) for an imported file; None, for random weights,
-        begins the list of a model that was trained from scratch.
+        begins the list of a model that was trained from scratch. That of a model from outside is
+        empty.
         """
         return {cell: self._passed(*cell) for cell in self.cells}
 
     def _passed(self, dataset: str, method: str) -> list[tuple[str, int] | None]:
+        if (dataset, method) not in self.trainings:
+            return []
         found: list[tuple[str, int] | None] = []
-        last: tuple[str, int] | None = (method, self.cells[dataset, method].steps)
+        last: tuple[str, int] | None = (method, self.trainings[dataset, method].steps)
         while last:
             file = self.imported(dataset, *last)
             found.insert(0, (file or last[0], last[1]))
@@ -102,11 +116,11 @@ class Experiment:
 
     @cached_property
     def trained(self) -> dict[tuple[str, str], Trained]:
-        """How the final model of every cell was trained: what its numbers are of."""
-        return {cell: self._trained(*cell) for cell in self.cells}
+        """How the final model of every cell was trained that is: what its numbers are of."""
+        return {cell: self._trained(*cell) for cell in self.trainings}
 
     def _trained(self, dataset: str, method: str) -> Trained:
-        cell = self.cells[dataset, method]
+        cell = self.trainings[dataset, method]
         origins = [f"{of}@{step}" for of, step in filter(None, self.origins(dataset, method))]
         known = bool(self.chain(dataset, method))
         return Trained(
@@ -124,27 +138,27 @@ class Experiment:
         It passes the very checkpoint that the model's own training starts from. From there on the
         two differ in the parameterisation or in the regulariser alone; processes and micro-batches
         change the cost of a training and not what it is. A model that was imported and not trained
-        any further has none, as its training is not known.
+        any further has none, as its training is not known; nor has a model from outside.
         """
 
-        def trained(cell: Cell) -> tuple[object, ...]:
+        def trained(cell: TrainedCell) -> tuple[object, ...]:
             training = cell.training.model_copy(update={"processes": 1, "micro_batch": None})
             return training, cell.network, cell.sde, cell.residual
 
-        def unregularised(cell: Cell) -> bool:
+        def unregularised(cell: TrainedCell) -> bool:
             return cell.parameterisation == "score" and cell.regulariser is None
 
         if not self.chain(dataset, method):
             return None
-        cell = self.cells[dataset, method]
+        cell = self.trainings[dataset, method]
         start = self.origins(dataset, method)[-1]
         for other in self.methods:
             passed = self.passed[dataset, other]
             if other == method or start not in passed:
                 continue
             later = filter(None, passed[passed.index(start) + 1 :])
-            after = [self.cells[dataset, of] for of, _ in later]
-            if self.cells[dataset, other].steps == cell.steps and all(
+            after = [self.trainings[dataset, of] for of, _ in later]
+            if self.trainings[dataset, other].steps == cell.steps and all(
                 unregularised(c) and trained(c) == trained(cell) for c in after
             ):
                 return other

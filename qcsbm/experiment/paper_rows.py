@@ -77,15 +77,17 @@ def counterpart(
 ) -> PaperRow | None:
     """The row that stands beside a method, and the ``differences`` on whose account it must not.
 
-    None for a dataset or a type of sampler that the paper has no numbers of. The row has the kind
-    of the method: an energy is a C, a regularised score a QC. What is not known of an imported
-    model, that is how it was trained, is no difference.
+    None for a dataset or a type of sampler that the paper has no numbers of, and for a model from
+    outside. The row has the kind of the method: an energy is a C, a regularised score a QC. What is
+    not known of an imported model, that is how it was trained, is no difference.
     """
     source = experiment.datasets[dataset].data.source
     name = dataset if dataset in DATASETS else source
     if name not in DATASETS:
         return None
-    cell = experiment.cells[dataset, method]
+    cell = experiment.trainings.get((dataset, method))
+    if cell is None:
+        return None
     configured = cell.samplers.get(sampler) if sampler else None
     if not isinstance(configured, PC | ODE | None):
         return None
@@ -103,8 +105,8 @@ def counterpart(
     # What a method starts from was trained as the paper's U, or C, was.
     start = {"training": row(name, "u", None)["training"], "regulariser": None}
     for of, step in filter(None, experiment.origins(dataset, method)):
-        if (dataset, of) in experiment.cells:
-            earlier = experiment.cells[dataset, of].model_dump()
+        if (dataset, of) in experiment.trainings:
+            earlier = experiment.trainings[dataset, of].model_dump()
             differences += [f"{of} at step {step}: {d}" for d in _differences(earlier, start)]
     return PaperRow(
         dataset=name,

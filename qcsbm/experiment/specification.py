@@ -9,14 +9,15 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from qcsbm.data import raw
-from qcsbm.experiment import layout, paper_rows
+from qcsbm.experiment import layout, outside_models, paper_rows
 from qcsbm.experiment.agreement import digest
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.quality import extractor_weights
 from qcsbm.runtime import outside, own_code
 from qcsbm.schema import specifications as schema
-from qcsbm.schema.document import Cell, Table, Toy
+from qcsbm.schema.document import Cell, OutsideCell, Table, Toy, TrainedCell
 from qcsbm.schema.networks import Own
+from qcsbm.schema.outside import model_name
 
 VERSIONS = {
     "prepare": 1,
@@ -74,7 +75,7 @@ def train(
     experiment: Experiment, dataset: str, method: str, seed: int, step: int
 ) -> schema.TrainSpec:
     """Training of one segment, towards the checkpoint at ``step``."""
-    cell = experiment.cells[dataset, method]
+    cell = experiment.trainings[dataset, method]
     origin = cell.init_from
     # Of other checkpoints to start from, the workflow itself knows which step they are at.
     imported = origin.checkpoint if origin and step == cell.stops[0] else None
@@ -101,7 +102,7 @@ def import_checkpoint(
         version=VERSIONS["import_checkpoint"],
         dataset=dataset,
         method=method,
-        model=model(experiment.cells[dataset, method]),
+        model=model(experiment.trainings[dataset, method]),
     )
 
 
@@ -127,7 +128,7 @@ def sample(
         protocol=schema.Sampling(
             weights=cell.quality.weights,
             samples=cell.quality.samples,
-            dequantised=cell.training.dequantise,
+            dequantised=_dequantised(cell),
             sampler=sampler,
             settings=cell.samplers[sampler],
         ),
@@ -153,7 +154,7 @@ def quality(
         dataset=dataset,
         method=method,
         seed=seed,
-        trained=experiment.trained[dataset, method],
+        trained=_origin(experiment, dataset, method),
         protocol=schema.Comparison(
             weights=configured.weights,
             sampler=sampler,
@@ -183,7 +184,7 @@ def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> s
         version=VERSIONS["asymmetry"],
         **_measured(experiment, dataset, method, seed),
         protocol=schema.AsymmetryProtocol(
-            dequantised=cell.training.dequantise, **cell.asymmetry.model_dump()
+            dequantised=_dequantised(cell), **cell.asymmetry.model_dump()
         ),
     )
 
@@ -269,7 +270,9 @@ def claims(experiment: Experiment) -> schema.ClaimsSpec:
     for name, dataset in experiment.datasets.items():
         comparisons = []
         for method in experiment.methods:
-            cell = experiment.cells[name, method]
+            cell = experiment.trainings.get((name, method))
+            if cell is None:
+                continue
             if cell.parameterisation == "score" and cell.regulariser is None:
                 continue
             control = experiment.control(name, method)
@@ -331,8 +334,7 @@ def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict
     run = dataset, method, seed
     found: dict[str, schema.Run] = {
         f"step{step}.json": train(experiment, *run, step)
-        for step in cell.stops
-        if not experiment.imported(dataset, method, step)
+        for step in experiment.trained_steps(dataset, method)
     }
     found["likelihood.json"] = likelihood(experiment, *run)
     found["asymmetry.json"] = asymmetry(experiment, *run)
@@ -343,14 +345,23 @@ def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict
     return found
 
 
-def model(cell: Cell) -> schema.Model:
-    """The score model of a cell."""
+def model(cell: TrainedCell) -> schema.Model:
+    """The score model of a cell that is trained."""
     return schema.Model(
         parameterisation=cell.parameterisation,
         residual=cell.residual,
         network=cell.network,
         sde=cell.sde,
     )
+
+
+def model_from_outside(cell: OutsideCell) -> schema.ModelFromOutside:
+    return schema.ModelFromOutside(source=cell.model, sde=cell.sde)
+
+
+def _dequantised(cell: Cell) -> bool:
+    """Whether the model was trained on (k + u)/L instead of k/(L − 1)."""
+    return cell.model.dequantised if isinstance(cell, OutsideCell) else cell.training.dequantise
 
 
 def _toy(experiment: Experiment) -> Toy:
@@ -384,20 +395,32 @@ def _labels(experiment: Experiment, dataset: str, methods: Iterable[str]) -> lis
 
 
 def _measured(experiment: Experiment, dataset: str, method: str, seed: int) -> dict[str, Any]:
-    """What every measurement of the final checkpoint must know, for `schema.Measured`."""
+    """What every measurement of a cell's model must know, for `schema.Measured`."""
     cell = experiment.cells[dataset, method]
+    facts: dict[str, Any] = {"dataset": dataset, "method": method, "seed": seed}
+    facts["trained"] = _origin(experiment, dataset, method)
+    if isinstance(cell, OutsideCell):
+        sha256 = {"model": outside_models.sha256(cell.model)}
+        return facts | {"model": model_from_outside(cell), "outside": sha256}
     imported = experiment.imported(dataset, method, cell.steps)
-    return {
-        "dataset": dataset,
-        "method": method,
-        "seed": seed,
-        "model": model(cell),
-        "trained": experiment.trained[dataset, method],
-        "outside": _outside(cell, checkpoint=imported),
-    }
+    return facts | {"model": model(cell), "outside": _outside(cell, checkpoint=imported)}
 
 
-def _outside(cell: Cell, **files: str | None) -> dict[str, str | None]:
+def _origin(
+    experiment: Experiment, dataset: str, method: str
+) -> schema.Trained | schema.FromOutside:
+    """What the numbers of a cell are of."""
+    cell = experiment.cells[dataset, method]
+    if isinstance(cell, TrainedCell):
+        return experiment.trained[dataset, method]
+    return schema.FromOutside(
+        started_from="outside",
+        model=model_name(cell.model),
+        model_sha256=outside_models.sha256(cell.model),
+    )
+
+
+def _outside(cell: TrainedCell, **files: str | None) -> dict[str, str | None]:
     """The SHA-256 of what no job makes: ``files`` by name, and code of a network of one's own."""
     found = {name: outside.sha256(path) for name, path in files.items() if path}
     if isinstance(cell.network, Own):

@@ -18,11 +18,13 @@ PROTOCOL = {
     "sample": ["weights", "sampler"],
     "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
 }
-# How the model was trained, as every record of a measurement has it.
+# How the model was trained, or which one from outside it is, as every record of a measurement has
+# it.
 TRAINED = [
     *("train_steps", "parameterisation", "residual", "started_from", "training_batch_size"),
     *("regulariser_weight", "regulariser_estimator", "regulariser_probes", "regulariser_every"),
     *("regulariser_time_sampling", "regulariser_batch_size"),
+    *("model", "model_sha256"),
 ]
 
 
@@ -52,6 +54,11 @@ def training(rows: pd.DataFrame, methods: dict[str, str], names: dict[str, str])
 
 
 def _trained(facts: dict[str, Any], names: dict[str, str]) -> str:
+    if facts["started_from"] == "outside":
+        return (
+            f"{facts['model']} from outside, SHA-256 {facts['model_sha256'][:12]}…; how it was "
+            "trained is not known here"
+        )
     model = {"score": "a score", "energy": "an energy"}[facts["parameterisation"]]
     model += " with h = x − f" if facts["residual"] else ""
     origins = []

@@ -202,7 +202,7 @@ def _trainings_table(experiment: Experiment, found: dict[Job, Status]) -> str:
     for run, segments in groupby(trainings, lambda job: job.run):
         dataset, method, seed = run.split("/")
         states = {job: found[job].state for job in segments}
-        steps = experiment.cells[dataset, method].steps
+        steps = experiment.trainings[dataset, method].steps
         rows.append([method, seed.removeprefix("seed"), *_training_row(states, steps)])
     headers = ["method", "seed", "step", "steps/s", "ETA", "DSM", "state"]
     return _table(rows, headers, ["left", *["right"] * 5, "left"])

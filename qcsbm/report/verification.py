@@ -97,8 +97,10 @@ def chosen(report: Report, methods: Iterable[str], files: Iterable[str]) -> list
 def _origin(experiment: Experiment, run: tuple[str, str, int], spec: Run) -> Path | None:
     """The checkpoint that the stage with this specification started from, if any."""
     dataset, method, seed = run
+    if (dataset, method) not in experiment.trainings:
+        return None
     if not isinstance(spec, TrainSpec):
-        step = experiment.cells[dataset, method].steps
+        step = experiment.trainings[dataset, method].steps
         return Path(layout.checkpoint(experiment, *run, step))
     earlier = experiment.predecessor(dataset, method, spec.protocol.stop)
     if earlier is None:

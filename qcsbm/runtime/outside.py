@@ -6,8 +6,10 @@ Nobody can set the last of these, so that a file replaced by an older one is rea
 """
 
 import atexit
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -32,6 +34,18 @@ def sha256(path: str | Path) -> str | None:
     digest = files.sha256(path)
     _notes()[os.path.abspath(path)] = [*state, digest]
     return digest
+
+
+def sha256_of(paths: Iterable[Path]) -> str | None:
+    """The SHA-256 of a file; of several files, of what ``sha256sum`` prints of them.
+
+    None if there is none, or one is not there.
+    """
+    found = {path: sha256(path) for path in paths}
+    if len(found) < 2 or None in found.values():
+        return None if None in found.values() else next(iter(found.values()), None)
+    lines = "".join(f"{digest}  {path.as_posix()}\n" for path, digest in found.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def require(path: str | Path, expected: str | None) -> None:

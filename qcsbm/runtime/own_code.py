@@ -7,7 +7,6 @@ files is therefore that of all code which a class brings along, installed packag
 the code reads by itself are not in it.
 """
 
-import hashlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -52,11 +51,7 @@ def sha256(name: str) -> str | None:
 
     None if there is no such module.
     """
-    found = files(name)
-    if len(found) < 2:
-        return outside.sha256(found[0]) if found else None
-    lines = "".join(f"{outside.sha256(path)}  {path.as_posix()}\n" for path in found)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return outside.sha256_of(files(name))
 
 
 def require(name: str, expected: str | None) -> None:

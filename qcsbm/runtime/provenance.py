@@ -31,6 +31,7 @@ VARYING = ("cost", "provenance")
 IDENTITY = ("dataset", "method", "seed")
 PACKAGES = (
     "torch",
+    "diffusers",
     "numpy",
     "scipy",
     "pandas",

@@ -1,14 +1,17 @@
 """What all models of the schema share: closed models, and numbers as YAML has them."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from qcsbm.runtime.errors import BadInput
 
-# The tag of a member of a union whose type is the name of a class, in paths of pydantic's errors.
-OWN_CLASS = "module:Class"
+# Tags of members of unions that no key names, in paths of pydantic's errors: one whose type is the
+# name of code of one's own; a model that is trained here, and one from outside.
+OWN_CODE, TRAINED, OUTSIDE = "module:name", "trained here", "from outside"
 
 
 class ConfigError(BadInput):
@@ -27,6 +30,19 @@ def as_whole(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value):
         return int(value)
     return value
+
+
+def own_name(expected: str) -> Callable[[Any], Any]:
+    """Refuses all but module:name, as something else than what is ``expected``."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and re.fullmatch(
+            r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", value
+        ):
+            return value
+        raise PydanticCustomError("own_name", "{expected}", {"expected": expected})
+
+    return check
 
 
 Whole = Annotated[int, BeforeValidator(as_whole)]

@@ -7,34 +7,49 @@ from pydantic import Field
 from qcsbm.schema.base import Closed, Count, Label, Name, Whole
 from qcsbm.schema.evaluation import Asymmetry, Likelihood, Quality
 from qcsbm.schema.networks import Network
+from qcsbm.schema.outside import Outside
 from qcsbm.schema.samplers import Sampler
 from qcsbm.schema.sde import SDE
 from qcsbm.schema.sources import Data
 from qcsbm.schema.training import InitFrom, Regulariser, Training
 
 
-class Cell(Closed):
-    """Everything that one dataset × method needs, for any seed."""
+class Measurements(Closed):
+    """What every cell, one dataset × method, has: an SDE, and how its model is measured."""
 
     label: Label
+    sde: SDE
+    samplers: dict[Name, Sampler] = {}
+    quality: Quality
+    likelihood: Likelihood
+    asymmetry: Asymmetry
+
+
+class TrainedCell(Measurements):
+    """Everything that one dataset × method needs, for any seed; its model is trained here."""
+
     parameterisation: Literal["score", "energy"]
     residual: bool = False
     regulariser: Regulariser | None = None
     init_from: InitFrom | None = None
     steps: Count
     checkpoints: list[Count] = []
-    sde: SDE
     network: Network
     training: Training
-    samplers: dict[Name, Sampler] = {}
-    quality: Quality
-    likelihood: Likelihood
-    asymmetry: Asymmetry
 
     @property
     def stops(self) -> list[int]:
         """The steps at which a checkpoint is kept, in order; the last one is ``steps``."""
         return [*self.checkpoints, self.steps]
+
+
+class OutsideCell(Measurements):
+    """One dataset × method whose model is from outside, and measured as it is."""
+
+    model: Outside
+
+
+Cell = TrainedCell | OutsideCell
 
 
 class ClassifierTraining(Closed):

@@ -1,4 +1,7 @@
-"""What is measured of a trained model, and how."""
+"""What is measured of a trained model, and how.
+
+A model from outside has one set of weights, and ``weights`` null.
+"""
 
 from typing import Annotated, Literal
 
@@ -21,7 +24,7 @@ class Quality(Closed):
     reference: Literal["train", "test"] = "train"
     statistics: str | None = None
     neighbours: Count = 3
-    weights: Weights = "ema"
+    weights: Weights | None = "ema"
 
 
 class Likelihood(Closed):
@@ -33,7 +36,7 @@ class Likelihood(Closed):
     atol: Positive
     batch_size: Count
     precision: Precision = "float32"
-    weights: Weights = "ema"
+    weights: Weights | None = "ema"
 
 
 class Asymmetry(Closed):
@@ -49,4 +52,4 @@ class Asymmetry(Closed):
     samples: Several
     batch_size: Count
     precision: Precision = "float32"
-    weights: Weights = "ema"
+    weights: Weights | None = "ema"

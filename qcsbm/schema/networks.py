@@ -1,14 +1,13 @@
 """The network of a score model: NCSN++, or a class of one's own."""
 
 import math
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag
 from pydantic_core import PydanticCustomError
 
 from qcsbm.schema.base import (
-    OWN_CLASS,
+    OWN_CODE,
     Closed,
     Count,
     Fraction,
@@ -16,6 +15,7 @@ from qcsbm.schema.base import (
     Positive,
     as_number,
     as_whole,
+    own_name,
 )
 
 
@@ -49,14 +49,6 @@ class NCSNpp(Closed):
     init_scale: NonNegative = 0.0
 
 
-def _class_name(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(
-        r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", value
-    ):
-        return value
-    raise PydanticCustomError("class_name", "ncsnpp, or module:Class for a class of one's own")
-
-
 def _argument(value: Any) -> Any:
     """``value``, if it is one that JSON has; text that looks like a number is one, as elsewhere."""
     if isinstance(value, list):
@@ -81,14 +73,16 @@ class Own(Closed):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Annotated[Any, PlainValidator(_argument)]]
 
-    type: Annotated[str, BeforeValidator(_class_name)]
+    type: Annotated[
+        str, BeforeValidator(own_name("ncsnpp, or module:Class for a class of one's own"))
+    ]
 
 
 def _kind(value: Any) -> str:
     found = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "ncsnpp" if found == "ncsnpp" else OWN_CLASS
+    return "ncsnpp" if found == "ncsnpp" else OWN_CODE
 
 
 Network = Annotated[
-    Annotated[NCSNpp, Tag("ncsnpp")] | Annotated[Own, Tag(OWN_CLASS)], Discriminator(_kind)
+    Annotated[NCSNpp, Tag("ncsnpp")] | Annotated[Own, Tag(OWN_CODE)], Discriminator(_kind)
 ]

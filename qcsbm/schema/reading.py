@@ -5,7 +5,7 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from qcsbm.schema.base import OWN_CLASS, Closed, ConfigError
+from qcsbm.schema.base import OUTSIDE, OWN_CODE, TRAINED, Closed, ConfigError
 
 # The keys that say which member of a union a mapping is.
 TAGS = ("source", "type")
@@ -90,7 +90,7 @@ def _in_the_file(loc: tuple[int | str, ...], layers: list[Layer]) -> list[str]:
     for part in loc:
         inside = isinstance(node, dict) and part in node
         tags = map(node.get, TAGS) if isinstance(node, dict) else ()
-        if not inside and part in (OWN_CLASS, *tags):
+        if not inside and part in (OWN_CODE, TRAINED, OUTSIDE, *tags):
             continue
         path.append(str(part))
         node = node[part] if inside or isinstance(node, list) else None
@@ -133,7 +133,8 @@ def _models(annotation: Any) -> list[type[Closed]]:
 
 def _tags(model: type[Closed]) -> tuple[Any, ...]:
     fields = [model.model_fields[tag] for tag in TAGS if tag in model.model_fields]
-    return get_args(fields[0].annotation) if fields else ()
+    # A type that is no choice is the name of code of one's own.
+    return (get_args(fields[0].annotation) or (OWN_CODE,)) if fields else ()
 
 
 def _has(raw: Any, path: list[str]) -> bool:

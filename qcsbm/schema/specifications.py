@@ -7,12 +7,15 @@ None of those that are not there. `qcsbm.experiment.specification` makes them fr
 """
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
 
 from qcsbm.schema import evaluation
-from qcsbm.schema.base import Closed, Count, Label, Weights, Whole
+from qcsbm.schema.base import OUTSIDE, TRAINED, Closed, Count, Label, Weights, Whole
 from qcsbm.schema.document import ClassifierTraining
 from qcsbm.schema.networks import Network
+from qcsbm.schema.outside import Outside
 from qcsbm.schema.samplers import Sampler
 from qcsbm.schema.sde import SDE
 from qcsbm.schema.sources import Data, Fingerprint
@@ -61,6 +64,13 @@ class Model(Closed):
     sde: SDE
 
 
+class ModelFromOutside(Closed):
+    """A model from outside, and the SDE under which it is measured."""
+
+    source: Outside
+    sde: SDE
+
+
 class Run(Specification):
     """One dataset, method and seed."""
 
@@ -96,7 +106,7 @@ class TrainSpec(Run):
 class Trained(Closed):
     """How the model that is measured was trained: what its numbers are of.
 
-    How a model from outside was trained that was not trained any further is not known; it has no
+    How an imported model was trained that was not trained any further is not known; it has no
     ``training_batch_size``.
     """
 
@@ -116,17 +126,47 @@ class Trained(Closed):
         return facts
 
 
-class Measured(Run):
-    """A measurement of the final checkpoint."""
+class FromOutside(Closed):
+    """What stands in the place of `Trained` for a model from outside.
 
-    model: Model
-    trained: Trained
+    ``model`` is its folder or its function, ``model_sha256`` that of all its files.
+    """
+
+    started_from: Literal["outside"]
+    model: str
+    model_sha256: str | None
+
+    def columns(self) -> dict[str, Any]:
+        return self.model_dump()
+
+
+def _origin(value: Any) -> str:
+    if isinstance(value, dict):
+        return OUTSIDE if "source" in value or "model_sha256" in value else TRAINED
+    return OUTSIDE if isinstance(value, ModelFromOutside | FromOutside) else TRAINED
+
+
+AnyModel = Annotated[
+    Annotated[Model, Tag(TRAINED)] | Annotated[ModelFromOutside, Tag(OUTSIDE)],
+    Discriminator(_origin),
+]
+Origin = Annotated[
+    Annotated[Trained, Tag(TRAINED)] | Annotated[FromOutside, Tag(OUTSIDE)],
+    Discriminator(_origin),
+]
+
+
+class Measured(Run):
+    """A measurement of the final checkpoint, or of a model from outside."""
+
+    model: AnyModel
+    trained: Origin
 
 
 class Sampling(Closed):
     """``samples`` images by the ``sampler`` of that name, whose ``settings`` are these."""
 
-    weights: Weights
+    weights: Weights | None
     samples: Count
     dequantised: bool
     sampler: str
@@ -180,7 +220,7 @@ class FeaturesSpec(Specification):
 class Comparison(Closed):
     """How samples are compared with reference images, see `qcsbm.schema.evaluation.Quality`."""
 
-    weights: Weights
+    weights: Weights | None
     sampler: str
     sampler_type: str
     extractor: str
@@ -190,7 +230,7 @@ class Comparison(Closed):
 
 
 class QualitySpec(Run):
-    trained: Trained
+    trained: Origin
     protocol: Comparison
 
     def columns(self) -> dict[str, Any]:

@@ -33,19 +33,13 @@ from qcsbm.schema.specifications import Model
 from qcsbm.score.sde import MEMBERS, SDE, bcast
 
 
-class ScoreModel(nn.Module):
-    """s_U: any vector field. ``forward(x, t)`` maps x (B, ...) and t (B,) to a score like x.
+class InPrecision(nn.Module):
+    """A model whose network computes in ``precision``, by autocast.
 
-    The network alone computes in ``precision``, by autocast (`compute_in`): its weights, and all
-    that is made from its output, stay as they are.
+    Its weights, and all that is made from its output, stay as they are.
     """
 
-    def __init__(self, network: nn.Module, sde: SDE, residual: bool = False):
-        super().__init__()
-        self.network = network
-        self.sde = sde
-        self.residual = residual
-        self.precision = torch.float32
+    precision = torch.float32
 
     def compute_in(self, precision: Precision) -> None:
         """Have the network compute in ``precision`` from now on.
@@ -56,10 +50,24 @@ class ScoreModel(nn.Module):
         allow_tf32(precision == "tf32")
         self.precision = torch.bfloat16 if precision == "bfloat16" else torch.float32
 
+    def lowered(self, x: Tensor) -> torch.autocast:
+        """Within, products and convolutions on the device of ``x`` are in that precision."""
+        lower = self.precision != torch.float32
+        return torch.autocast(x.device.type, self.precision if lower else None, enabled=lower)
+
+
+class ScoreModel(InPrecision):
+    """s_U: any vector field. ``forward(x, t)`` maps x (B, ...) and t (B,) to a score like x."""
+
+    def __init__(self, network: nn.Module, sde: SDE, residual: bool = False):
+        super().__init__()
+        self.network = network
+        self.sde = sde
+        self.residual = residual
+
     def h(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The vector that the score is made from, shaped like x (B, ...), for sigma (B,)."""
-        lower = self.precision != torch.float32
-        with torch.autocast(x.device.type, self.precision if lower else None, enabled=lower):
+        with self.lowered(x):
             output = self.network(x, sigma).to(x.dtype)
         return x - output if self.residual else output
 

@@ -58,7 +58,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", type=existing, required=True, help="checkpoint of the model, safetensors"
+        "--checkpoint",
+        type=existing,
+        nargs="+",
+        required=True,
+        help="checkpoint of the model, safetensors; of a model from outside all of its files",
     )
 
 

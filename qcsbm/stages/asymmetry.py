@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from qcsbm.adapters.models import OutsideModel
 from qcsbm.conservativeness.asymmetry import (
     Score,
     estimate_asymmetry,
@@ -22,10 +23,10 @@ from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
 from qcsbm.schema.specifications import AsymmetryProtocol, AsymmetrySpec
-from qcsbm.score.models import ScoreModel, build
+from qcsbm.score.models import ScoreModel
 from qcsbm.score.sde import bcast
 from qcsbm.stages.arguments import add_measurement
-from qcsbm.training import checkpoint
+from qcsbm.stages.measured import load
 
 Estimator = Callable[[Score, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -43,15 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
     # The score is measured on the distribution that the model was trained on.
     draws = generator(spec.seed, "dequantise")
     x_0 = dequantise(k, data.levels, draws) if protocol.dequantised else to_unit(k, data.levels)
-    model = build(data.shape, spec.model).to(claim_device())
-    checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
-    checkpoint.require_trained(arguments.checkpoint, spec)
+    model, inputs, code = load(arguments, protocol.weights, data.shape, claim_device())
     model.compute_in(protocol.precision)
-
+    inputs = [*inputs, arguments.data / "test.npy"]
     levels = share(arguments.shard, protocol.noise_levels)
-    inputs = [arguments.checkpoint, arguments.data / "test.npy"]
     with recorded(arguments.record, "asymmetry", spec, inputs) as record:
-        record.computed_by(checkpoint.code(arguments.checkpoint))
+        record.computed_by(code)
         t_min = model.sde.t_min
         t = np.array([t_min + (1 - t_min) * level / protocol.noise_levels for level in levels])
         values = np.empty((len(levels), 2, len(x_0)))
@@ -62,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _at_level(
-    model: ScoreModel,
+    model: ScoreModel | OutsideModel,
     x_0: torch.Tensor,
     t: float,
     protocol: AsymmetryProtocol,

@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     experiment, shape = read_cell(arguments)
+    if (arguments.dataset, arguments.method) not in experiment.trainings:
+        raise BadInput(
+            f"method: found {arguments.method!r}, a model from outside, expected one that is "
+            "trained here"
+        )
     spec = specification.import_checkpoint(experiment, arguments.dataset, arguments.method)
     if spec.model.parameterisation != "score" or spec.model.residual:
         raise BadInput(

@@ -15,9 +15,8 @@ from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
 from qcsbm.sampling.likelihood import nll_bits_per_dim
 from qcsbm.schema.specifications import LikelihoodSpec
-from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
-from qcsbm.training import checkpoint
+from qcsbm.stages.measured import load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +30,11 @@ def run(arguments: argparse.Namespace) -> None:
     data = describe(arguments.data)
     images = first_test_images(arguments.data, protocol.samples, "likelihood")
     batches = share(arguments.shard, -(-len(images) // size))
-    model = build(data.shape, spec.model).to(claim_device())
-    checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
-    checkpoint.require_trained(arguments.checkpoint, spec)
+    model, inputs, code = load(arguments, protocol.weights, data.shape, claim_device())
     model.compute_in(protocol.precision)
-
-    inputs = [arguments.checkpoint, arguments.data / "test.npy"]
+    inputs = [*inputs, arguments.data / "test.npy"]
     with recorded(arguments.record, "likelihood", spec, inputs) as record:
-        record.computed_by(checkpoint.code(arguments.checkpoint))
+        record.computed_by(code)
         bits, nfe = [np.empty(0)], [np.empty(0, np.int64)]
         for batch in tqdm(batches, mininterval=5.0):
             k = torch.from_numpy(images[batch * size : (batch + 1) * size].copy())

@@ -20,9 +20,8 @@ from qcsbm.runtime.provenance import recorded
 from qcsbm.runtime.seeding import generator
 from qcsbm.runtime.shards import share
 from qcsbm.schema.specifications import SampleSpec
-from qcsbm.score.models import build
 from qcsbm.stages.arguments import add_measurement
-from qcsbm.training import checkpoint
+from qcsbm.stages.measured import load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
     batches = share(arguments.shard, -(-protocol.samples // settings.batch_size))
     data = describe(arguments.data)
     place = claim_device()
-    model = build(data.shape, spec.model).to(place)
-    checkpoint.load_weights(model, arguments.checkpoint, protocol.weights, spec.trained.train_steps)
-    checkpoint.require_trained(arguments.checkpoint, spec)
+    model, inputs, code = load(arguments, protocol.weights, data.shape, place)
     model.compute_in(settings.precision)
 
     images, nfe, calls = [np.empty((0, *data.shape), np.uint8)], [np.empty(0)], 0
-    with recorded(arguments.record, "sample", spec, [arguments.checkpoint]) as record:
-        record.computed_by(checkpoint.code(arguments.checkpoint))
+    with recorded(arguments.record, "sample", spec, inputs) as record:
+        record.computed_by(code)
         for batch in tqdm(batches, mininterval=5.0):
             draws = generator(spec.seed, "sample", batch)
             shape = (settings.batch_size, *data.shape)

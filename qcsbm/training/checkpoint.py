@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import atomic
-from qcsbm.schema.specifications import Measured, Run
+from qcsbm.schema.specifications import Measured, Run, Trained
 
 PARTS = ("model", "ema", "exp_avg", "exp_avg_sq", "qc_grad")
 HEADER = ("step", "spec", "curve", "window", "code")
@@ -110,8 +110,8 @@ def code(path: str | Path) -> dict[str, list[str]]:
     return _header(path).get("code", {})
 
 
-def require_trained(path: str | Path, spec: Measured) -> None:
-    """Refuse a checkpoint of another training than that of the measurement ``spec``.
+def require_trained(path: str | Path, spec: Measured, trained: Trained) -> None:
+    """Refuse a checkpoint of another training than ``trained``, of the measurement ``spec``.
 
     Nothing is known of files from outside.
 
@@ -123,7 +123,7 @@ def require_trained(path: str | Path, spec: Measured) -> None:
     if not found or _starts_outside(spec):
         return
     of_file = found["protocol"].get("regulariser") or {}
-    expected = spec.trained.regulariser.model_dump() if spec.trained.regulariser else {}
+    expected = trained.regulariser.model_dump() if trained.regulariser else {}
     for key in ("weight", "estimator", "probes", "every", "time_sampling"):
         _require_same(path, f"regulariser.{key}", of_file.get(key), expected.get(key))
 

@@ -1,22 +1,27 @@
 """Whether a network of one's own does what training and measuring need, tried before any step.
 
+Of a model from outside it is what measuring needs.
+
 Two networks are built for the trial alone. All draws are from streams of their own, so that no
 training depends on it. Many networks begin with an output of zero, in which nothing could be seen:
 most of it is tried with noise on the weights.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from qcsbm.adapters.models import OutsideModel
 from qcsbm.conservativeness.asymmetry import qc_loss
 from qcsbm.conservativeness.products import rademacher, vjp_jvp
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.own_code import errors_located
 from qcsbm.runtime.seeding import generator, global_generator
 from qcsbm.score.models import ScoreModel
+from qcsbm.score.sde import SDE, bcast
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,6 +47,39 @@ def require_contract(
             raise BadInput(f"{name}: {fault}")
 
 
+def require_measurable(
+    name: str, model: OutsideModel, shape: tuple[int, int, int], device: torch.device
+) -> None:
+    """Try the ``model`` from outside that is called ``name`` on images of ``shape`` (C, H, W).
+
+    Raises:
+        BadInput: what was found, and what is expected.
+    """
+    for fault in _faults_of_outside(name, model, shape, device):
+        raise BadInput(f"{name}: {fault}")
+
+
+def _faults_of_outside(
+    name: str, model: OutsideModel, shape: tuple[int, int, int], device: torch.device
+) -> Iterator[str]:
+    denoiser = model.denoiser
+    x, t, v = _points(model.sde, shape, device, generator(0, "contract"))
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        expected = f"an output for x {tuple(x.shape)} and t {tuple(t.shape)}"
+        with errors_located(name, expected) if ":" in name else nullcontext():
+            return denoiser.field(x, t)
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return bcast(model.sde.std(t), x) * model(x, t)
+
+    # As the model has them: its own times, and its own range of data.
+    y, sigma = x / bcast(model.sde.mean(t), x), model.sde.sigma(t)
+    yield from _faults_of_output(field, *denoiser.arguments(y, sigma))
+    yield from _faults_of_batch(score, x, t)
+    yield from _faults_of_derivative(score, x, t, v)
+
+
 def _faults(
     name: str,
     model: ScoreModel,
@@ -59,11 +97,8 @@ def _faults(
             return network(x, sigma)
 
     draws = generator(0, "contract")
-    t = torch.linspace(model.sde.epsilon, 1, SAMPLES)
-    x_0, z = (draw(SAMPLES, *shape, generator=draws) for draw in (torch.rand, torch.randn))
-    mean, std = model.sde.marginal_prob(x_0, t)
-    x, sigma = (mean + std[:, None, None, None] * z).to(device), model.sde.sigma(t).to(device)
-    v = rademacher(x.shape, draws).to(device)
+    x, t, v = _points(model.sde, shape, device, draws)
+    sigma = model.sde.sigma(t)
 
     network.eval()
     yield from _faults_of_output(output, x, sigma)
@@ -73,6 +108,17 @@ def _faults(
     yield from _faults_of_derivative(output, x, sigma, v)
     network.train()
     yield from _faults_in_training(network, output, x, sigma, v)
+
+
+def _points(
+    sde: SDE, shape: tuple[int, int, int], device: torch.device, draws: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples with their noise, times from the first to the last, and a probe for each."""
+    t = torch.linspace(sde.epsilon, 1, SAMPLES)
+    x_0, z = (draw(SAMPLES, *shape, generator=draws) for draw in (torch.rand, torch.randn))
+    mean, std = sde.marginal_prob(x_0, t)
+    x = mean + std[:, None, None, None] * z
+    return x.to(device), t.to(device), rademacher(x.shape, draws).to(device)
 
 
 def _faults_of_weights(network: nn.Module, again: nn.Module) -> Iterator[str]:

@@ -276,7 +276,7 @@ def test_every_section_of_a_cell_has_its_keys():
     sections = {section.split(".")[2] for section in MODELS if section.startswith(CELL)}
     # A label is shown; where training starts is a file, see test_inputs.py.
     others = {"label", "init_from", "checkpoints"}
-    assert sections | OTHERS[CELL].keys() | others == document.Cell.model_fields.keys()
+    assert sections | OTHERS[CELL].keys() | others == document.TrainedCell.model_fields.keys()
 
 
 @pytest.mark.parametrize("section, key", KEYS)

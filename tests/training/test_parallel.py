@@ -15,7 +15,7 @@ from conftest import in_process
 
 from qcsbm.experiment import config, specification
 from qcsbm.runtime import failure, gpus
-from qcsbm.schema.document import Cell
+from qcsbm.schema.document import TrainedCell
 from qcsbm.stages import train
 from qcsbm.training import checkpoint, parallel
 
@@ -37,7 +37,7 @@ def spec(tiny, method, processes, stop, **training):
     cell = tiny.cells["digits", "u"].model_dump()
     training = {**cell["training"], "batch_size": 7, "processes": processes, **training}
     cell |= {**METHODS[method], "training": training, "steps": stop, "checkpoints": []}
-    cells = {("digits", method): Cell.model_validate(cell)}
+    cells = {("digits", method): TrainedCell.model_validate(cell)}
     experiment = config.Experiment(tiny.tier, tiny.datasets, {}, [method], cells, {}, None, False)
     return specification.train(experiment, "digits", method, 0, stop).document()
 

@@ -11,10 +11,11 @@ sys.path.insert(0, workflow.basedir)
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from qcsbm.experiment import layout, specification
+from qcsbm.experiment import layout, outside_models, specification
 from qcsbm.experiment.config import ConfigError, load, require_keys_once
 from qcsbm.data import raw
 from qcsbm.runtime import source_code
+from qcsbm.schema.document import OutsideCell
 
 # Jobs run under the interpreter that runs Snakemake, whether or not its environment is activated,
 # and import the checkout that planned them, wherever they run and whatever is installed. Where the
@@ -47,7 +48,9 @@ except ConfigError as error:
 ROOT = EXPERIMENT.root
 DATA = layout.data(EXPERIMENT, "{dataset}")
 IMPORTED = {
-    cell.init_from.checkpoint for cell in EXPERIMENT.cells.values() if cell.init_from
+    cell.init_from.checkpoint
+    for cell in EXPERIMENT.trainings.values()
+    if cell.init_from
 }
 RUN = layout.run(EXPERIMENT, "{dataset}", "{method}", "{seed}")
 TOY = f"{ROOT}/toy"
@@ -96,8 +99,13 @@ def predecessor(wildcards):
 
 
 def final_checkpoint(wildcards):
+    """Of a model from outside all of its files, whose content counts and not their age."""
+    configured = cell(wildcards)
+    if isinstance(configured, OutsideCell):
+        files = outside_models.files(configured.model)
+        return [ancient(str(path)) for path in files]
     return checkpoint(
-        wildcards.dataset, wildcards.method, wildcards.seed, cell(wildcards).steps
+        wildcards.dataset, wildcards.method, wildcards.seed, configured.steps
     )
 
 
@@ -162,10 +170,9 @@ def cost_records(wildcards):
     """Records of training, sampling and likelihood of everything that is measured."""
     trained = [
         f"{layout.run(EXPERIMENT, dataset, method, seed)}/step{step}.json"
-        for (dataset, method), cell in EXPERIMENT.cells.items()
+        for dataset, method in EXPERIMENT.cells
         for seed in EXPERIMENT.seeds[dataset]
-        for step in cell.stops
-        if not EXPERIMENT.imported(dataset, method, step)
+        for step in EXPERIMENT.trained_steps(dataset, method)
     ]
     stages = ("likelihood.json", "sample.json")
     measured = [
