@@ -311,7 +311,11 @@ def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
     if not of_denoiser and sizes.max() > FAR * np.median(sizes):
         axes.set_yscale("symlog", linthresh=max(float(np.median(sizes)), 1e-30))
     axes.set_ylabel("denoiser's Jacobian" if of_denoiser else "(J + Jᵀ) / 2")
-    beside_title = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    beside_title: dict[str, Any] = {
+        "loc": "lower right",
+        "bbox_to_anchor": (1, 1),
+        "borderaxespad": 0.2,
+    }
     axes.legend(ncols=2, handletextpad=0, columnspacing=0.8, **beside_title)
 
 

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from qcsbm.runtime import terminal
+
 CI = ROOT / "config/ci.yaml"
 # Without the last two, Python would take the locale C for UTF-8.
 C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -31,7 +33,7 @@ def test_status_of_a_training_that_has_not_begun(variables, dash, tmp_path):
     assert (status, said) == (0, "")
     assert f" {dash}/60 " in printed
     # A superscript must not end as a digit: 10² is not 102.
-    assert ("digits ± λ²" if variables is UTF_8 else r"digits +- lambda\xb2") in printed
+    assert ("digits ± λ²" if variables is UTF_8 else "digits +- lambda^2") in printed
 
 
 def test_sentences_are_plain_too(tmp_path):
@@ -51,3 +53,7 @@ def test_bytes_that_are_no_text_are_printed_as_escapes(tmp_path):
         assert said == (
             "qcsbm status: \\udcff.yaml: found no such file, expected an experiment file\n"
         )
+
+
+def test_plain_text_is_ascii():
+    assert terminal.plain("κ² ≤ 4·‖A‖² ☃") == r"kappa^2 <= 4*||A||^2 \u2603"
