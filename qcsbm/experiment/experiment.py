@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from qcsbm.experiment import outside_models
 from qcsbm.runtime.errors import BadInput
-from qcsbm.schema.document import Cell, Dataset, Table, Toy, TrainedCell
-from qcsbm.schema.specifications import Trained
+from qcsbm.schema.document import Cell, Dataset, OutsideCell, Table, Toy, TrainedCell
+from qcsbm.schema.outside import model_name
+from qcsbm.schema.specifications import FromOutside, Trained
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,18 @@ class Experiment:
         return [c for c in passed if c is None or c[0] != method]
 
     @cached_property
-    def trained(self) -> dict[tuple[str, str], Trained]:
-        """How the final model of every cell was trained that is: what its numbers are of."""
-        return {cell: self._trained(*cell) for cell in self.trainings}
+    def trained(self) -> dict[tuple[str, str], Trained | FromOutside]:
+        """How the final model of every cell was trained, or which one from outside it is."""
+        return {cell: self._trained(*cell) for cell in self.cells}
 
-    def _trained(self, dataset: str, method: str) -> Trained:
-        cell = self.trainings[dataset, method]
+    def _trained(self, dataset: str, method: str) -> Trained | FromOutside:
+        cell = self.cells[dataset, method]
+        if isinstance(cell, OutsideCell):
+            return FromOutside(
+                started_from="outside",
+                model=model_name(cell.model),
+                model_sha256=outside_models.sha256(cell.model),
+            )
         origins = [f"{of}@{step}" for of, step in filter(None, self.origins(dataset, method))]
         known = bool(self.chain(dataset, method))
         return Trained(

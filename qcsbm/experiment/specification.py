@@ -17,7 +17,6 @@ from qcsbm.runtime import outside, own_code
 from qcsbm.schema import specifications as schema
 from qcsbm.schema.document import Cell, OutsideCell, Table, Toy, TrainedCell
 from qcsbm.schema.networks import Own
-from qcsbm.schema.outside import model_name
 
 VERSIONS = {
     "prepare": 1,
@@ -154,7 +153,7 @@ def quality(
         dataset=dataset,
         method=method,
         seed=seed,
-        trained=_origin(experiment, dataset, method),
+        trained=experiment.trained[dataset, method],
         protocol=schema.Comparison(
             weights=configured.weights,
             sampler=sampler,
@@ -397,27 +396,13 @@ def _labels(experiment: Experiment, dataset: str, methods: Iterable[str]) -> lis
 def _measured(experiment: Experiment, dataset: str, method: str, seed: int) -> dict[str, Any]:
     """What every measurement of a cell's model must know, for `schema.Measured`."""
     cell = experiment.cells[dataset, method]
-    facts: dict[str, Any] = {"dataset": dataset, "method": method, "seed": seed}
-    facts["trained"] = _origin(experiment, dataset, method)
+    trained = experiment.trained[dataset, method]
+    facts = {"dataset": dataset, "method": method, "seed": seed, "trained": trained}
     if isinstance(cell, OutsideCell):
-        sha256 = {"model": outside_models.sha256(cell.model)}
-        return facts | {"model": model_from_outside(cell), "outside": sha256}
+        sha256 = outside_models.sha256(cell.model)
+        return facts | {"model": model_from_outside(cell), "outside": {"model": sha256}}
     imported = experiment.imported(dataset, method, cell.steps)
     return facts | {"model": model(cell), "outside": _outside(cell, checkpoint=imported)}
-
-
-def _origin(
-    experiment: Experiment, dataset: str, method: str
-) -> schema.Trained | schema.FromOutside:
-    """What the numbers of a cell are of."""
-    cell = experiment.cells[dataset, method]
-    if isinstance(cell, TrainedCell):
-        return experiment.trained[dataset, method]
-    return schema.FromOutside(
-        started_from="outside",
-        model=model_name(cell.model),
-        model_sha256=outside_models.sha256(cell.model),
-    )
 
 
 def _outside(cell: TrainedCell, **files: str | None) -> dict[str, str | None]:

@@ -9,9 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from qcsbm.runtime.errors import BadInput
 
-# Tags of members of unions that no key names, in paths of pydantic's errors: one whose type is the
-# name of code of one's own; a model that is trained here, and one from outside.
-OWN_CODE, TRAINED, OUTSIDE = "module:name", "trained here", "from outside"
+# The tag of a member of a union whose type is the name of code of one's own, in paths of pydantic's
+# errors.
+OWN_CODE = "module:name"
 
 
 class ConfigError(BadInput):

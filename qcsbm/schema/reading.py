@@ -1,14 +1,17 @@
 """From mappings in a file to models: parts are merged, and what does not fit gets one sentence."""
 
+from collections import Counter
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from qcsbm.schema.base import OUTSIDE, OWN_CODE, TRAINED, Closed, ConfigError
+from qcsbm.schema.base import OWN_CODE, Closed, ConfigError
 
 # The keys that say which member of a union a mapping is.
 TAGS = ("source", "type")
+# Members of unions that no key tells apart, as paths of pydantic's errors have them.
+UNTAGGED = ("Model", "ModelFromOutside", "Trained", "FromOutside")
 # Key path and content of one of the places that a model is merged from.
 Layer = tuple[str, dict[str, Any]]
 # What earlier versions called them.
@@ -46,7 +49,7 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 def sentence(model: type[Closed], error: ValidationError, source: str, layers: list[Layer]) -> str:
     """The first of the errors as one sentence, under the key path of the layer that caused it."""
-    errors = error.errors()
+    errors = _of_the_nearest(error.errors())
     # A misspelt key is also a missing one; what stands in the file is the better thing to name.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = _in_the_file(first["loc"], layers)
@@ -57,6 +60,16 @@ def sentence(model: type[Closed], error: ValidationError, source: str, layers: l
     key = ".".join([layer, *path] if layer else path)
     where = f"{source}: {key}" if key else source
     return f"{where}: {_problem(model, first, path)}"
+
+
+def _of_the_nearest(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Of members that no key tells apart, the errors of the one that has the fewest."""
+    members = [
+        next((e["loc"][: i + 1] for i, part in enumerate(e["loc"]) if part in UNTAGGED), ())
+        for e in errors
+    ]
+    fewest = {place[:-1]: place for place, _ in Counter(members).most_common()}
+    return [e for e, place in zip(errors, members, strict=True) if fewest[place[:-1]] == place]
 
 
 def _problem(model: type[Closed], error: ErrorDetails, path: list[str]) -> str:
@@ -90,7 +103,7 @@ def _in_the_file(loc: tuple[int | str, ...], layers: list[Layer]) -> list[str]:
     for part in loc:
         inside = isinstance(node, dict) and part in node
         tags = map(node.get, TAGS) if isinstance(node, dict) else ()
-        if not inside and part in (OWN_CODE, TRAINED, OUTSIDE, *tags):
+        if not inside and part in (OWN_CODE, *UNTAGGED, *tags):
             continue
         path.append(str(part))
         node = node[part] if inside or isinstance(node, list) else None
@@ -113,7 +126,7 @@ def _annotation(model: type[Closed], loc: tuple[int | str, ...]) -> Any:
             if part in option.model_fields:
                 annotation = option.model_fields[part].annotation
                 break
-            if part in _tags(option):
+            if part in (option.__name__, *_tags(option)):
                 annotation = option
                 break
     return annotation

@@ -7,12 +7,10 @@ None of those that are not there. `qcsbm.experiment.specification` makes them fr
 """
 
 import json
-from typing import Annotated, Any, Literal
-
-from pydantic import Discriminator, Tag
+from typing import Any, Literal
 
 from qcsbm.schema import evaluation
-from qcsbm.schema.base import OUTSIDE, TRAINED, Closed, Count, Label, Weights, Whole
+from qcsbm.schema.base import Closed, Count, Label, Weights, Whole
 from qcsbm.schema.document import ClassifierTraining
 from qcsbm.schema.networks import Network
 from qcsbm.schema.outside import Outside
@@ -140,27 +138,11 @@ class FromOutside(Closed):
         return self.model_dump()
 
 
-def _origin(value: Any) -> str:
-    if isinstance(value, dict):
-        return OUTSIDE if "source" in value or "model_sha256" in value else TRAINED
-    return OUTSIDE if isinstance(value, ModelFromOutside | FromOutside) else TRAINED
-
-
-AnyModel = Annotated[
-    Annotated[Model, Tag(TRAINED)] | Annotated[ModelFromOutside, Tag(OUTSIDE)],
-    Discriminator(_origin),
-]
-Origin = Annotated[
-    Annotated[Trained, Tag(TRAINED)] | Annotated[FromOutside, Tag(OUTSIDE)],
-    Discriminator(_origin),
-]
-
-
 class Measured(Run):
     """A measurement of the final checkpoint, or of a model from outside."""
 
-    model: AnyModel
-    trained: Origin
+    model: Model | ModelFromOutside
+    trained: Trained | FromOutside
 
 
 class Sampling(Closed):
@@ -230,7 +212,7 @@ class Comparison(Closed):
 
 
 class QualitySpec(Run):
-    trained: Origin
+    trained: Trained | FromOutside
     protocol: Comparison
 
     def columns(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The folder of diffusers has a U-Net with random weights, made here.
 """
 
 import copy
+import functools
 import hashlib
 import json
 import math
@@ -214,6 +215,30 @@ def test_jobs_refuse_other_files_than_the_planned_ones(file, prepared, capsys):
         said = capsys.readouterr().err
         assert f"qcsbm {stage}: gaussian:denoise: found files with SHA-256" in said
         assert "as when this job was planned" in said
+
+
+SPECIFICATIONS = {
+    ("u", "model.network.nf", -1): "expected: input should be greater than 0",
+    ("u", "model.typo", 1): "found an unknown key, expected one of parameterisation, residual,",
+    ("u", "trained.train_steps", "x"): "found 'x', expected: input should be a valid integer",
+    ("mine", "model.source.files", 3): "found 3, expected: input should be a valid array",
+    ("mine", "model.typo", 1): "found an unknown key, expected one of source, sde",
+    ("mine", "trained.model", 3): "found 3, expected: input should be a valid string",
+}
+
+
+@pytest.mark.parametrize("method, path, value", SPECIFICATIONS)
+def test_a_faulty_specification_is_one_sentence_on_its_kind_of_model(
+    method, path, value, prepared, capsys
+):
+    told = json.loads(spec("likelihood", method, 3))
+    *parents, last = path.split(".")
+    functools.reduce(dict.__getitem__, parents, told)[last] = value
+    capsys.readouterr()
+    assert measure("likelihood", method, json.dumps(told)) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"specification: {path}: " in said
+    assert SPECIFICATIONS[method, path, value] in said
 
 
 def test_describe_says_what_it_knows(here, capsys):

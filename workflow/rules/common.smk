@@ -171,8 +171,9 @@ def cost_records(wildcards):
     trained = [
         f"{layout.run(EXPERIMENT, dataset, method, seed)}/step{step}.json"
         for dataset, method in EXPERIMENT.cells
+        for steps in [EXPERIMENT.trained_steps(dataset, method)]
         for seed in EXPERIMENT.seeds[dataset]
-        for step in EXPERIMENT.trained_steps(dataset, method)
+        for step in steps
     ]
     stages = ("likelihood.json", "sample.json")
     measured = [
