@@ -1,0 +1,212 @@
+"""What an audit of guidance found, as closed models that become JSON, a table and a figure.
+
+``docs/guidance.schema.json`` describes the JSON. The same fields, data and seed give the same bytes
+of all but ``cost`` and ``versions``.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from qcsbm.auditing.report import (
+    WIDTH,
+    Audited,
+    Cost,
+    Integrals,
+    Mean,
+    Number,
+    Part,
+    Protocol,
+    Quantity,
+    Size,
+    Values,
+    Whole,
+    Zero,
+    aligned,
+    interval,
+    protocol,
+    short,
+    shown,
+    wrapped,
+)
+from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.files import write_text
+from qcsbm.runtime.terminal import plain
+
+
+class GuidedWeight(Part):
+    """What one ``weight`` of guidance makes of the field, at one level.
+
+    λ is √NAsym and κ² is 4 NAsym. ``floor`` is what rounding and truncation alone leave of Asym;
+    where the estimate is below it, ``zero_within`` says what the asymmetry is known to be below.
+    """
+
+    weight: Number
+    asym: Quantity
+    nasym: Quantity
+    lambda_: Annotated[Quantity, Field(alias="lambda")]
+    kappa_squared: Quantity
+    floor: Size
+    zero_within: Zero | None
+    circulation: Integrals | None
+    samples: Values
+
+
+class GuidedLevel(Part):
+    """All that was measured at one time t, by weight, on the same samples and probes.
+
+    ``sigma`` is the standard deviation of the noise relative to what is left of the data.
+    ``evaluations`` counts forward and backward passes of both fields, which all weights share.
+    """
+
+    t: Number | None
+    sigma: Number | None
+    n: Whole
+    evaluations: Whole
+    weights: Annotated[tuple[GuidedWeight, ...], Field(min_length=1)]
+
+
+class GuidedMean(Mean):
+    """Means over levels at one weight."""
+
+    weight: Number
+
+
+class GuidanceReport(Part):
+    """The result of `qcsbm.audit_guidance`: print it, or write it as JSON or as a figure."""
+
+    schema_version: Literal[1] = 1
+    field: Audited
+    protocol: Protocol
+    levels: Annotated[tuple[GuidedLevel, ...], Field(min_length=1)]
+    means: Annotated[tuple[GuidedMean, ...], Field(min_length=1)]
+    warnings: tuple[str, ...]
+    conclusion: tuple[str, ...]
+    cost: Cost
+    versions: dict[str, str]
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the report as JSON, which `from_json` reads."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
+        write_text(path, text + "\n")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Self:
+        """The report in a file that `to_json` wrote.
+
+        Raises:
+            BadInput: the file holds something else.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "JSON"
+            raise BadInput(
+                f"{path}: found another {place} ({first['msg']}), expected the report of an audit "
+                "of guidance, schema version 1"
+            ) from None
+
+    def plot(self, path: str | Path) -> None:
+        """Draw κ² and the circulation against the weight, a line for each level.
+
+        The suffix of ``path`` says the format: .png, .svg or .pdf.
+
+        Raises:
+            BadInput: it has another suffix, or Matplotlib is missing.
+        """
+        from qcsbm.auditing import guidance_figure
+
+        guidance_figure.plot(self, path)
+
+    def __repr__(self) -> str:
+        return f"<GuidanceReport: {heading(self)}>"
+
+    def __str__(self) -> str:
+        """A table in ASCII, at most 80 columns wide."""
+        parts = [
+            [heading(self)],
+            wrapped(protocol(self.field, self.protocol)),
+            _table(self),
+            _means(self) if len(self.levels) > 1 else [],
+            [line for text in self.warnings for line in wrapped(f"Warning: {text}")],
+            [line for text in self.conclusion for line in wrapped(text, bullet="* ")],
+        ]
+        return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def heading(report: GuidanceReport) -> str:
+    """What was audited, in one line."""
+    field = report.field
+    shape = " x ".join(map(str, field.shape))
+    return plain(f"Guidance of {field.name}: {field.kind} field on samples of {shape}")
+
+
+def conclusion(name: str, means: Sequence[GuidedMean]) -> Iterator[str]:
+    """What may be concluded, and what may not; each sentence stands by itself."""
+    where = "at these samples, and at others nothing is known"
+    seen = [mean for mean in means if not mean.zero_within]
+    if not seen:
+        bound = max(4 * mean.zero_within.nasym for mean in means if mean.zero_within)
+        yield (
+            f"As far as these products can tell, {name} is a gradient at every weight {where}: κ² "
+            f"is zero within {bound:.2g}."
+        )
+        return
+    least, most = (choose(seen, key=lambda mean: mean.weight) for choose in (min, max))
+    sizes = [f"{mean.kappa_squared.value:.2g} at weight {mean.weight:g}" for mean in (least, most)]
+    yield (
+        f"{name} is not a gradient: κ² is {' and '.join(dict.fromkeys(sizes))}, the mean over "
+        f"levels, {where}."
+    )
+    yield (
+        "Guidance by exact scores is the gradient of log p(x) + w (log p(x|c) − log p(x)) at every "
+        "weight w and level. What is seen here is the asymmetry of the two models, and how far w "
+        "amplifies what differs between theirs."
+    )
+    yield (
+        "A small asymmetry does not predict good samples, nor a large one bad samples (Chao et al. "
+        "2023, Horvat & Pfister 2024); and a guided field that is a gradient does not sample the "
+        "density that it is the score of at no noise."
+    )
+
+
+def _table(report: GuidanceReport) -> list[str]:
+    """A row for each level and weight."""
+    rows = [["t", "sigma", "w", "kappa^2", "95 % interval", "NAsym", "lambda", "circulation"]]
+    for level in report.levels:
+        place = [short(level.t), short(level.sigma)]
+        for found in level.weights:
+            around = found.circulation
+            rows.append([*place, f"{found.weight:g}", *_numbers(found), str(around or "")])
+    lines = aligned(rows)
+    if len(lines[0]) > WIDTH:
+        lines = [*aligned([row[:6] for row in rows]), ""]
+        lines += aligned([row[:3] + row[6:] for row in rows])
+    notes = "The guided field is f0 + w (f - f0), with f0 the second of the two fields and f the "
+    notes += "first. Standard errors in parentheses are in units of the last digits."
+    units = {w.circulation.unit for level in report.levels for w in level.weights if w.circulation}
+    notes += "".join(f" Circulation is in {unit}." for unit in sorted(units))
+    return [*lines, *wrapped(notes)]
+
+
+def _means(report: GuidanceReport) -> list[str]:
+    rows = [["Mean over levels", "kappa^2", "95 % interval", "NAsym", "lambda"]]
+    rows += [[f"w = {mean.weight:g}", *_numbers(mean)] for mean in report.means]
+    return aligned(rows)
+
+
+def _numbers(found: GuidedWeight | GuidedMean) -> list[str]:
+    """κ², its interval, NAsym and λ."""
+    if found.zero_within:
+        nasym, root = found.zero_within.nasym, found.zero_within.lambda_
+        return [f"< {short(4 * nasym)}", "zero", f"< {short(nasym)}", f"< {short(root)}"]
+    return [
+        shown(found.kappa_squared),
+        interval(found.kappa_squared),
+        shown(found.nasym),
+        shown(found.lambda_),
+    ]
