@@ -51,6 +51,8 @@ def _draw_kappa(axes: "Axes", report: GuidanceReport) -> None:
     ]
     axes.set(title="Asymmetry under guidance", ylabel="κ² = 4 NAsym")
     _draw(axes, report, lines)
+    # Beside the panel, where no line can run through it.
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=1, handletextpad=0.5)
 
 
 def _draw_circulation(axes: "Axes", report: GuidanceReport) -> None:
@@ -97,4 +99,3 @@ def _draw(
             }
             axes.plot(*zip(*bounds, strict=True), **look, **hollow)
     scale(axes, seen)
-    axes.legend()

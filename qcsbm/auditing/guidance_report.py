@@ -2,6 +2,14 @@
 
 ``docs/guidance.schema.json`` describes the JSON. The same fields, data and seed give the same bytes
 of all but ``cost`` and ``versions``.
+
+References:
+    On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023);
+    https://arxiv.org/abs/2209.12753
+    On gauge freedom, conservativity and intrinsic dimensionality estimation in diffusion models
+    (Horvat & Pfister, 2024); https://arxiv.org/abs/2402.03845
+    Conditional Diffusion Models with Classifier-Free Gibbs-like Guidance (Moufad et al., 2025);
+    https://arxiv.org/abs/2505.21101
 """
 
 import json
@@ -169,25 +177,27 @@ def conclusion(name: str, means: Sequence[GuidedMean]) -> Iterator[str]:
     )
     yield (
         "A small asymmetry does not predict good samples, nor a large one bad samples (Chao et al. "
-        "2023, Horvat & Pfister 2024); and a guided field that is a gradient does not sample the "
-        "density that it is the score of at no noise."
+        "2023, Horvat & Pfister 2024). Guidance by exact scores, which is a gradient, does not "
+        "sample the density whose score it is without noise either (Moufad et al. 2505.21101)."
     )
 
 
 def _table(report: GuidanceReport) -> list[str]:
     """A row for each level and weight."""
-    rows = [["t", "sigma", "w", "kappa^2", "95 % interval", "NAsym", "lambda", "circulation"]]
+    # There is room for one of the two.
+    name = "t" if any(level.sigma is None for level in report.levels) else "sigma"
+    rows = [[name, "w", "kappa^2", "95 % interval", "NAsym", "lambda", "circulation"]]
     for level in report.levels:
-        place = [short(level.t), short(level.sigma)]
+        place = short(getattr(level, name))
         for found in level.weights:
             around = found.circulation
-            rows.append([*place, f"{found.weight:g}", *_numbers(found), str(around or "")])
+            rows.append([place, f"{found.weight:g}", *_numbers(found), str(around or "")])
     lines = aligned(rows)
     if len(lines[0]) > WIDTH:
-        lines = [*aligned([row[:6] for row in rows]), ""]
-        lines += aligned([row[:3] + row[6:] for row in rows])
-    notes = "The guided field is f0 + w (f - f0), with f0 the second of the two fields and f the "
-    notes += "first. Standard errors in parentheses are in units of the last digits."
+        lines = [*aligned([row[:5] for row in rows]), ""]
+        lines += aligned([row[:2] + row[5:] for row in rows])
+    notes = "w is the weight: 0 is the field that is guided from, and 1 the one that is guided. "
+    notes += "Standard errors in parentheses are in units of the last digits."
     units = {w.circulation.unit for level in report.levels for w in level.weights if w.circulation}
     notes += "".join(f" Circulation is in {unit}." for unit in sorted(units))
     return [*lines, *wrapped(notes)]
