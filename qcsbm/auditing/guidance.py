@@ -13,7 +13,7 @@ References:
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +50,7 @@ from qcsbm.conservativeness.estimates import (
     estimate_combinations,
     exact_combinations,
 )
+from qcsbm.conservativeness.interval import mean
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.seeding import generator
 from qcsbm.score.kinds import Kind
@@ -130,10 +131,7 @@ def audit_guidance(
             ]
     if circulation and len(x) < 3:
         warnings.append(f"no circulation: {len(x)} samples make no triangle")
-    means = tuple(
-        GuidedMean(weight=weight, **dict(over_levels([level.weights[number] for level in levels])))
-        for number, weight in enumerate(weights)
-    )
+    means = tuple(_means(levels))
     return GuidanceReport(
         field=found.Audited(
             name=run.field.name,
@@ -163,6 +161,18 @@ def audit_guidance(
         cost=found.Cost(evaluations=run.evaluations, seconds=round(time.perf_counter() - start, 3)),
         versions=dict(versions()),
     )
+
+
+def _means(levels: Sequence[GuidedLevel]) -> Iterator[GuidedMean]:
+    by_weight = list(zip(*(level.weights for level in levels), strict=True))
+    nasym = torch.tensor(
+        [[one.samples.nasym for one in same] for same in by_weight], dtype=torch.float64
+    )
+    # (W, n)
+    kappa_squared = 4 * nasym.mean(1)
+    for same, values in zip(by_weight, kappa_squared, strict=True):
+        change = found.Quantity.of(mean(values - kappa_squared[0]))
+        yield GuidedMean(weight=same[0].weight, change=change, **dict(over_levels(same)))
 
 
 class _Guidance(Measurement):

@@ -78,9 +78,13 @@ class GuidedLevel(Part):
 
 
 class GuidedMean(Mean):
-    """Means over levels at one weight."""
+    """Means over levels at one weight; a sample's values at all levels count as one.
+
+    ``change`` is the mean κ² minus that of the first weight, taken sample by sample.
+    """
 
     weight: Number
+    change: Quantity
 
 
 class GuidanceReport(Part):
@@ -139,7 +143,7 @@ class GuidanceReport(Part):
             [heading(self)],
             wrapped(protocol(self.field, self.protocol)),
             _table(self),
-            _means(self) if len(self.levels) > 1 else [],
+            _means(self),
             [line for text in self.warnings for line in wrapped(f"Warning: {text}")],
             [line for text in self.conclusion for line in wrapped(text, bullet="* ")],
         ]
@@ -172,8 +176,8 @@ def conclusion(name: str, means: Sequence[GuidedMean]) -> Iterator[str]:
     )
     yield (
         "Guidance by exact scores is the gradient of log p(x) + w (log p(x|c) − log p(x)) at every "
-        "weight w and level. What is seen here is the asymmetry of the two models, and how far w "
-        "amplifies what differs between theirs."
+        "weight w and level. What is seen here is the asymmetry of the two models themselves, and "
+        "w multiplies what these differ by."
     )
     yield (
         "A small asymmetry does not predict good samples, nor a large one bad samples (Chao et al. "
@@ -204,9 +208,13 @@ def _table(report: GuidanceReport) -> list[str]:
 
 
 def _means(report: GuidanceReport) -> list[str]:
-    rows = [["Mean over levels", "kappa^2", "95 % interval", "NAsym", "lambda"]]
-    rows += [[f"w = {mean.weight:g}", *_numbers(mean)] for mean in report.means]
-    return aligned(rows)
+    rows = [["Mean over levels", "kappa^2", "95 % interval", "NAsym", "lambda", "change"]]
+    for number, mean in enumerate(report.means):
+        change = shown(mean.change) if number and not mean.zero_within else ""
+        rows.append([f"w = {mean.weight:g}", *_numbers(mean), change])
+    first = report.means[0].weight
+    note = f"The change is that of kappa^2 from w = {first:g}, sample by sample."
+    return [*aligned(rows), *(wrapped(note) if any(row[-1] for row in rows[1:]) else [])]
 
 
 def _numbers(found: GuidedWeight | GuidedMean) -> list[str]:

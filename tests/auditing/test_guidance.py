@@ -176,9 +176,8 @@ def test_a_folder_of_diffusers_by_its_label(folder, null_label):
 
 def test_the_pilot_asks_for_as_many_probes_as_the_worst_weight_needs():
     # One plane of rotation at weight 1, many at weight 0.
-    one = torch.zeros(D, D)
-    one[0, 1], one[1, 0] = 1, -1
-    pair = (linear(one), linear(matrix(D)))
+    u, v = points(2, D)
+    pair = (linear(torch.outer(u, v)), linear(matrix(D)))
     counts = [
         qcsbm.audit_guidance(pair, points(8, D), weights=w, circulation=False).protocol.probes
         for w in ([0.0], [1.0], [0.0, 1.0])
@@ -233,6 +232,26 @@ def test_means_are_over_levels(report):
         assert {level.weight for level in levels} == {mean.weight}
         values = [level.kappa_squared.value for level in levels]
         assert mean.kappa_squared.value == pytest.approx(np.mean(values))
+
+
+def test_changes_are_paired_by_sample():
+    # Half of the samples rotate fast at all weights, so that κ² varies much more than it changes.
+    x = torch.linspace(1, 2, 40).repeat(2, 1).T.double() * (torch.arange(40) % 2 * 2 - 1)[:, None]
+    turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double()
+
+    def field(rate):
+        return lambda x: x + (rate + (x[:, :1] > 0).to(x)) * (x @ turn)
+
+    means = qcsbm.audit_guidance(
+        (field(0.1), field(0.05)), x, weights=[0, 1], circulation=False
+    ).means
+    truth = [4 * r**2 / (1 + r**2) for r in (0.05, 0.1, 1.05, 1.1)]
+    changes = truth[1] - truth[0], truth[3] - truth[2]
+    change = means[1].change
+    assert change.value == pytest.approx(np.mean(changes))
+    assert change.stderr == pytest.approx(np.ptp(changes) / 2 / 39**0.5)
+    assert change.stderr < 0.1 * means[1].kappa_squared.stderr
+    assert means[0].change.value == 0
 
 
 def test_json_round_trip_keeps_everything(report, tmp_path):
