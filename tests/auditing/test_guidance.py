@@ -137,6 +137,18 @@ def test_circulation_is_that_of_the_guided_score():
         assert found.circulation.unit == alone.unit == "nats"
 
 
+def test_quadrature_errs_little_at_every_weight_where_fields_are_curved():
+    def curved(seed):
+        inner = network(seed, 6).double()
+        return lambda x: inner(16 * x)
+
+    weights = (0.0, 1.0, 7.5)
+    x = points(30, 6).double()
+    found = qcsbm.audit_guidance((curved(0), curved(1)), x, weights=weights).levels[0].weights
+    plain, conditional, strong = (one.circulation for one in found)
+    assert strong.error < 0.02 * max(plain.rms.value, conditional.rms.value)
+
+
 @pytest.fixture
 def folder(tmp_path):
     diffusers = pytest.importorskip("diffusers")
@@ -185,6 +197,11 @@ def test_the_pilot_asks_for_as_many_probes_as_the_worst_weight_needs():
     assert counts[0] < counts[1] == counts[2]
 
 
+def steps(scale):
+    ratio = scale * torch.linspace(0.1, 1, 10)
+    return qcsbm.Field(lambda x, t: x, "x0", qcsbm.Discrete(torch.ones(10), ratio), f"{scale:g}")
+
+
 PAIR = (linear(matrix(4, 0)), linear(matrix(4, 1)))
 EPSILON = qcsbm.Field(lambda x, t: x, "epsilon", qcsbm.VP(), "epsilon")
 SCORE = qcsbm.Field(lambda x, t: x, "score", qcsbm.VP(), "score")
@@ -203,6 +220,7 @@ IMAGES = qcsbm.Field(lambda x, t: x, "epsilon", qcsbm.VP(), "images", shape=(3, 
         (PAIR[:1], {}, "expected two fields"),
         ((EPSILON, SCORE), {}, "score: found score under .*, expected epsilon"),
         ((EPSILON, OTHER), {}, "other: found epsilon under"),
+        ((steps(1.0), steps(1.1)), {}, r"1.1: found x0 under Discrete\(10 steps\), expected x0"),
         ((EPSILON, IMAGES), {}, r"expected \(3, 8, 8\), that of images"),
         ("gone", {}, "gone: found no label, expected that of the class to guide to"),
         ("gone", {"label": 1}, "gone: found no such folder"),
