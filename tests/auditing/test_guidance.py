@@ -346,6 +346,7 @@ def test_the_command_has_weights_as_an_axis(here, capsys):
     assert names == {"audit.json", "audit.png", "audit.svg"}
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_folder_and_one_weight_as_before(here, folder):
     np.save("images.npy", np.random.default_rng(0).random((4, 1, 8, 8)))
     command = ("audit", str(folder), "--data", "images.npy", "--out", "out", "--label", "3")
