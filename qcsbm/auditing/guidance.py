@@ -157,7 +157,7 @@ def audit_guidance(
         levels=tuple(levels),
         means=means,
         warnings=(*warnings, *run.warnings),
-        conclusion=tuple(conclusion(run.field.name, means)),
+        conclusion=tuple(conclusion(run.field.name, levels, means)),
         cost=found.Cost(evaluations=run.evaluations, seconds=round(time.perf_counter() - start, 3)),
         versions=dict(versions()),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qcsbm.auditing.figure import (
+    GREY,
     ROW,
     WIDTH,
     draw_quantities,
@@ -73,29 +74,36 @@ def _draw(
     report: GuidanceReport,
     lines: list[list[tuple[float, Quantity, float | None]]],
 ) -> None:
-    """A line for each level; hollow triangles where there is nothing but a bound."""
+    """A line for each level, with hollow triangles where there is nothing but a bound.
+
+    They stand below the axis unless there is nothing else: on an axis with bounds nothing else
+    could be read.
+    """
     import matplotlib
 
     axes.set_xlabel("guidance weight w")
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(len(lines), 2)))
-    seen: list[Quantity] = []
-    for line, colour, name, marker in zip(
-        lines, colours, named(report.levels), markers(), strict=False
-    ):
+    seen = [quantity for line in lines for _, quantity, bound in line if bound is None]
+    names = named(report.levels)
+    hollow: dict[str, Any] = {"marker": "v", "markerfacecolor": "white", "linestyle": "none"}
+    for line, colour, name, marker in zip(lines, colours, names, markers(), strict=False):
         line = sorted(line, key=lambda point: point[0])
+        axes.plot([], [], color=colour, marker=marker, label=name)
         found = [(weight, quantity) for weight, quantity, bound in line if bound is None]
-        look: dict[str, Any] = {"color": colour, "label": name}
         if found:
             weights, quantities = zip(*found, strict=True)
-            draw_quantities(axes, np.array(weights), quantities, marker=marker, **look)
-            seen += quantities
-            del look["label"]
+            draw_quantities(axes, np.array(weights), quantities, color=colour, marker=marker)
         bounds = [(weight, bound) for weight, _, bound in line if bound is not None]
         if bounds:
-            hollow: dict[str, Any] = {
-                "marker": "v",
-                "markerfacecolor": "white",
-                "linestyle": "none",
-            }
-            axes.plot(*zip(*bounds, strict=True), **look, **hollow)
-    scale(axes, seen)
+            weights, sizes = zip(*bounds, strict=True)
+            if seen:
+                sizes, transform = (0,) * len(sizes), axes.get_xaxis_transform()
+            else:
+                transform = axes.transData
+            axes.plot(weights, sizes, color=colour, clip_on=False, transform=transform, **hollow)
+    if len(seen) < sum(map(len, lines)):
+        axes.plot([], [], color=GREY, label="zero within", **hollow)
+    if seen:
+        scale(axes, seen)
+    elif any(bound for line in lines for _, _, bound in line):
+        axes.set_yscale("log", nonpositive="clip")

@@ -154,10 +154,12 @@ def heading(report: GuidanceReport) -> str:
     """What was audited, in one line."""
     field = report.field
     shape = " x ".join(map(str, field.shape))
-    return plain(f"Guidance of {field.name}: {field.kind} field on samples of {shape}")
+    return plain(f"Audit of {field.name}: {field.kind} field on samples of {shape}")
 
 
-def conclusion(name: str, means: Sequence[GuidedMean]) -> Iterator[str]:
+def conclusion(
+    name: str, levels: Sequence[GuidedLevel], means: Sequence[GuidedMean]
+) -> Iterator[str]:
     """What may be concluded, and what may not; each sentence stands by itself."""
     where = "at these samples, and at others nothing is known"
     seen = [mean for mean in means if not mean.zero_within]
@@ -171,8 +173,8 @@ def conclusion(name: str, means: Sequence[GuidedMean]) -> Iterator[str]:
     least, most = (choose(seen, key=lambda mean: mean.weight) for choose in (min, max))
     sizes = [f"{mean.kappa_squared.value:.2g} at weight {mean.weight:g}" for mean in (least, most)]
     yield (
-        f"{name} is not a gradient: κ² is {' and '.join(dict.fromkeys(sizes))}, the mean over "
-        f"levels, {where}."
+        f"{name} is not a gradient: κ² is {' and '.join(dict.fromkeys(sizes))}"
+        f"{', the mean over levels,' if len(levels) > 1 else ''} {where}."
     )
     yield (
         "Guidance by exact scores is the gradient of log p(x) + w (log p(x|c) − log p(x)) at every "
@@ -208,13 +210,20 @@ def _table(report: GuidanceReport) -> list[str]:
 
 
 def _means(report: GuidanceReport) -> list[str]:
-    rows = [["Mean over levels", "kappa^2", "95 % interval", "NAsym", "lambda", "change"]]
-    for number, mean in enumerate(report.means):
-        change = shown(mean.change) if number and not mean.zero_within else ""
-        rows.append([f"w = {mean.weight:g}", *_numbers(mean), change])
-    first = report.means[0].weight
-    note = f"The change is that of kappa^2 from w = {first:g}, sample by sample."
-    return [*aligned(rows), *(wrapped(note) if any(row[-1] for row in rows[1:]) else [])]
+    """κ² of every weight, and what it changes by from the first one on."""
+    head = "Mean over levels" if len(report.levels) > 1 else "Weight"
+    rows = [[head, "kappa^2", "95 % interval", "change", "95 % interval"]]
+    first = report.means[0]
+    for mean in report.means:
+        change = ["", ""]
+        if mean is not first and not mean.zero_within:
+            change = [shown(mean.change), interval(mean.change)]
+        rows.append([f"w = {mean.weight:g}", *_numbers(mean)[:2], *change])
+    lines = [line.rstrip() for line in aligned(rows)]
+    if any(row[3] for row in rows[1:]):
+        note = f"The change is that of kappa^2 from w = {first.weight:g}, sample by sample."
+        lines += wrapped(note)
+    return lines
 
 
 def _numbers(found: GuidedWeight | GuidedMean) -> list[str]:

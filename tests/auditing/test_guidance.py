@@ -336,7 +336,7 @@ COMMAND = ("audit", "mine:guided", "--data", "floats.npy", "--schedule", "ve", "
 def test_the_command_has_weights_as_an_axis(here, capsys):
     options = ("--unconditional", "mine:plain", "--guidance", "0", "1", "4", "--levels", "1.0")
     assert in_process(*COMMAND, *options) == 0
-    assert "Guidance of mine:guided guided from mine:plain" in capsys.readouterr().out
+    assert "Audit of mine:guided guided from mine:plain" in capsys.readouterr().out
     report = GuidanceReport.from_json("out/audit.json")
     rotation = 12 * (0.2 * np.array([0, 1, 4])) ** 2
     kappa = rotation / (4 + rotation / 4)
