@@ -350,7 +350,7 @@ def test_the_command_has_weights_as_an_axis(here, capsys):
 def test_the_command_takes_a_folder_and_one_weight_as_before(here, folder):
     np.save("images.npy", np.random.default_rng(0).random((4, 1, 8, 8)))
     command = ("audit", str(folder), "--data", "images.npy", "--out", "out", "--label", "3")
-    options = ("--levels", "1.0", "--probes", "3", "--guidance")
+    options = ("--levels", "1.0", "--samples", "2", "--probes", "3", "--guidance")
     assert in_process(*command, *options, "0", "2") == 0
     several = GuidanceReport.from_json("out/audit.json")
     assert in_process(*command, *options, "2") == 0
