@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from qcsbm.auditing.compare import compare
     from qcsbm.auditing.force_report import ForceReport
     from qcsbm.auditing.forces import audit_forces
+    from qcsbm.auditing.guidance import audit_guidance
+    from qcsbm.auditing.guidance_report import GuidanceReport
     from qcsbm.auditing.report import Report
     from qcsbm.conservativeness.regulariser import quasi_conservative_loss
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
@@ -37,6 +39,7 @@ _PUBLIC = {
     "EDM": "score.schedules",
     "Field": "adapters.field",
     "ForceReport": "auditing.force_report",
+    "GuidanceReport": "auditing.guidance_report",
     "RectifiedFlow": "score.schedules",
     "Report": "auditing.report",
     "VE": "score.sde",
@@ -44,6 +47,7 @@ _PUBLIC = {
     "asymmetry": "auditing.audit",
     "audit": "auditing.audit",
     "audit_forces": "auditing.forces",
+    "audit_guidance": "auditing.guidance",
     "compare": "auditing.compare",
     "from_azula": "adapters.azula",
     "from_calculator": "adapters.ase",
@@ -60,6 +64,7 @@ __all__ = [
     "EDM",
     "Field",
     "ForceReport",
+    "GuidanceReport",
     "RectifiedFlow",
     "Report",
     "VE",
@@ -67,6 +72,7 @@ __all__ = [
     "asymmetry",
     "audit",
     "audit_forces",
+    "audit_guidance",
     "compare",
     "from_azula",
     "from_calculator",

@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +64,35 @@ def from_diffusers(
         BadInput: the folder has no such model, or one of a scheduler that says nothing of training;
             the weights do not fit; or labels are missing, unknown or not asked for.
     """
+    return _field(_read_folder(path, variant), label, guidance, null_label)
+
+
+def pair_from_diffusers(
+    path: str | Path, label: int, null_label: int | None = None, variant: str | None = None
+) -> tuple[Field, Field]:
+    """The model of class ``label`` and that of class ``null_label``, of one network.
+
+    Raises:
+        BadInput: as in `from_diffusers`.
+    """
+    model = _read_folder(path, variant)
+    conditional = _field(model, label, None, None)
+    null = model.unet.config["num_class_embeds"] - 1 if null_label is None else null_label
+    return conditional, _field(model, null, None, None)
+
+
+class _Model(NamedTuple):
+    """A network with its scheduler, and the files that they were read from."""
+
+    folder: Path
+    unet: Any
+    scheduler: Any
+    config_file: Path
+    scheduler_file: Path
+    weights: Path
+
+
+def _read_folder(path: str | Path, variant: str | None) -> _Model:
     folder = Path(path)
     if not folder.is_dir():
         raise MissingFile(f"{folder}: found no such folder, expected one that diffusers wrote")
@@ -79,7 +108,15 @@ def from_diffusers(
     with _errors_named(scheduler_file, f"what {scheduler_class} can be built from"):
         scheduler = getattr(diffusers, scheduler_class).from_config(scheduler_config)
     unet = _unet(diffusers, unet_folder, weights, variant)
+    return _Model(folder, unet, scheduler, config_file, scheduler_file, weights)
+
+
+def _field(
+    model: _Model, label: int | None, guidance: float | None, null_label: int | None
+) -> Field:
+    folder, unet, scheduler, config_file, scheduler_file, weights = model
     output = _labelled(unet, folder, label, guidance, null_label)
+    scheduler_class = type(scheduler).__name__
     kind, schedule, function = SCHEDULERS[scheduler_class](scheduler, output, scheduler_file)
 
     index = folder / "model_index.json"

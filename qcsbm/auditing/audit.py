@@ -100,16 +100,16 @@ def audit(
     True
     """
     start = time.perf_counter()
-    field = _as_field(field, kind, schedule, isinstance(x, np.ndarray), t is not None)
-    x, digest = _samples(x, dtype)
+    field = as_field(field, kind, schedule, isinstance(x, np.ndarray), t is not None)
+    x, digest = samples_of(x, dtype)
     if field.shape is not None and tuple(x.shape[1:]) != field.shape:
         raise BadInput(
             f"x: found samples of shape {tuple(x.shape[1:])}, expected {field.shape}, that of "
             f"{field.name}"
         )
-    times = _times(t, field.schedule)
+    times = times_of(t, field.schedule)
     _require_kinds(field, kinds)
-    with _converted(field.module, x):
+    with converted(field.module, x):
         run = Measurement(field, x, seed, batch_size, step)
         first = run.noisy(0, times[0])
         require_auditable(field, first, like(times[0], first[:2]))
@@ -208,7 +208,7 @@ def asymmetry(
     )
 
 
-def _samples(x: Samples, dtype: str | None) -> tuple[Tensor, str]:
+def samples_of(x: Samples, dtype: str | None) -> tuple[Tensor, str]:
     """The samples as a tensor of ``dtype``, and the SHA-256 of what was given.
 
     Raises:
@@ -233,7 +233,7 @@ def _samples(x: Samples, dtype: str | None) -> tuple[Tensor, str]:
     return x if dtype is None else x.to(DTYPES[dtype]), digest.hexdigest()
 
 
-def _as_field(
+def as_field(
     field: Field | Callable[..., object],
     kind: Kind | None,
     schedule: Schedule | None,
@@ -264,7 +264,7 @@ def _as_field(
     )
 
 
-def _times(
+def times_of(
     t: float | Sequence[float] | Tensor | None, schedule: Schedule | None
 ) -> list[float | None]:
     if t is None:
@@ -284,7 +284,7 @@ def _require_kinds(field: Field, kinds: Sequence[Kind]) -> None:
 
 
 @contextmanager
-def _converted(module: nn.Module | None, x: Tensor) -> Iterator[None]:
+def converted(module: nn.Module | None, x: Tensor) -> Iterator[None]:
     """Within, the floats of ``module`` are on the device and of the dtype of ``x``.
 
     The tensors themselves are put back afterwards, so that a conversion there and back, or a copy

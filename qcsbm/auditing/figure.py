@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qcsbm.auditing.guidance_report import GuidedLevel
 from qcsbm.auditing.report import (
     Level,
     Mean,
@@ -95,7 +96,7 @@ def page(report: Report, path: str | Path) -> None:
 
     def draw(figure: "Figure") -> None:
         panels = list(_panels(report))
-        above = _wrapped(protocol(report)) + [""]
+        above = _wrapped(protocol(report.field, report.protocol)) + [""]
         below = [f"Warning: {text}" for text in report.warnings] + list(report.conclusion)
         lines = [line for text in below for line in [*_wrapped(text), ""]]
         rows = list(_rows(report))
@@ -221,7 +222,7 @@ def _draw_asymmetry(axes: "Axes", report: Report) -> None:
     if kinds or bounds:
         axes.legend()
     seen = [level.nasym for level in report.levels if not level.zero_within]
-    _scale(axes, [*seen, *(q for level in report.levels for q in level.nasym_by_kind.values())])
+    scale(axes, [*seen, *(q for level in report.levels for q in level.nasym_by_kind.values())])
     # λ at the ticks of NAsym, whose lines it shares.
     roots = axes.secondary_yaxis("right")
     roots.set_ylabel("λ = √NAsym")
@@ -245,7 +246,7 @@ def _draw_circulation(axes: "Axes", report: Report) -> None:
     if bounds:
         axes.legend()
     axes.set_ylabel(f"root mean square ({found[0][1].unit})")
-    _scale(axes, [rms for _, rms in seen])
+    scale(axes, [rms for _, rms in seen])
 
 
 def _draw_zeros(axes: "Axes", bounds: list[tuple[float, float]], alone: bool) -> None:
@@ -269,9 +270,9 @@ def _draw_rotation(axes: "Axes", report: Report) -> None:
     axes.set(title="Rotation", xlabel="planes", ylabel="share of ‖A‖² in the first planes")
     levels = [level for level in report.levels if level.spectrum and not level.zero_within]
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(len(levels), 2)))
-    named = _named(levels)
+    names = named(levels)
     planes, highest = 1, 0.0
-    for level, colour, name, marker in zip(levels, colours, named, _markers(), strict=False):
+    for level, colour, name, marker in zip(levels, colours, names, markers(), strict=False):
         for number, spectrum in enumerate(level.spectrum):
             squares = np.square(spectrum.rotation).cumsum()
             if spectrum.share and squares[-1] > 0:
@@ -319,7 +320,7 @@ def _draw_eigenvalues(axes: "Axes", report: Report) -> None:
     axes.legend(ncols=2, handletextpad=0, columnspacing=0.8, **beside_title)
 
 
-def _scale(axes: "Axes", quantities: Sequence[Quantity]) -> None:
+def scale(axes: "Axes", quantities: Sequence[Quantity]) -> None:
     """Logarithmic where values are far apart, else from 0 on."""
     values = [q.value for q in quantities if q.value > 0]
     if values and max(values) > FAR * min(values):
@@ -330,7 +331,7 @@ def _scale(axes: "Axes", quantities: Sequence[Quantity]) -> None:
         axes.yaxis.set_major_formatter(lambda value, _: short(value))
 
 
-def _named(levels: list[Level]) -> list[str]:
+def named(levels: Sequence[Level | GuidedLevel]) -> list[str]:
     return [
         f"σ = {level.sigma:.3g}"
         if level.sigma is not None
@@ -341,7 +342,7 @@ def _named(levels: list[Level]) -> list[str]:
     ]
 
 
-def _markers() -> Iterator[str]:
+def markers() -> Iterator[str]:
     return itertools.cycle("os^Dv<>P")
 
 

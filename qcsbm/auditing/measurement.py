@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from qcsbm.adapters.field import Field
 from qcsbm.auditing import report as found
+from qcsbm.auditing.guidance_report import GuidedWeight
 from qcsbm.auditing.report import Quantity
 from qcsbm.conservativeness import circulation as paths
 from qcsbm.conservativeness import spectrum as planes_of
@@ -180,12 +181,19 @@ class Measurement:
         if wanted is not None:
             raise BadInput(f"probes: found {wanted!r}, expected a positive number or 'exact'")
         x = self.noisy(0, t)[:PILOT]
-        trial = generator(self.seed, "pilot")
         count = PILOT_PAIRS if products == "forward" else PILOT_PROBES
-        pilot = estimate(self.function(t), x, count, products, self.length(t), trial)
-        self.evaluations += len(x) * pilot.evaluations
-        enough = probes_for(relative_error, len(self.x), products, _rho(pilot))
+        pilots = self.pilots(x, count, products, t)
+        self.evaluations += len(x) * pilots[0].evaluations
+        rho = max(_rho(pilot) for pilot in pilots)
+        enough = probes_for(relative_error, len(self.x), products, rho)
         return min(max(enough, count), MOST_PROBES)
+
+    def pilots(
+        self, x: Tensor, probes: int, products: Products, t: float | None
+    ) -> list[Estimates]:
+        """The trial by which the number of probes is chosen, of all fields that are to have it."""
+        trial = generator(self.seed, "pilot")
+        return [estimate(self.function(t), x, probes, products, self.length(t), trial)]
 
     def level(
         self,
@@ -209,11 +217,7 @@ class Measurement:
                 parts.append(exact(function, part, products, length))
             else:
                 parts.append(estimate(function, part, probes, products, length, draws))
-        asym = torch.cat([part.asym for part in parts])
-        nasym = torch.cat([part.nasym() for part in parts])
-        if not (asym.isfinite().all() and nasym.isfinite().all()):
-            where = "" if t is None else f" at t = {t:.3g}"
-            raise Diverged(f"{self.field.name}: found an asymmetry that is not finite{where}")
+        numbers = self.numbers(parts, t)
         evaluations = len(x) * parts[0].evaluations
         done()
         around = None
@@ -231,23 +235,38 @@ class Measurement:
             evaluations += computed.evaluations
         done()
         self.evaluations += evaluations
-        of_nasym = Quantity.of(mean(nasym))
         return found.Level(
             t=t,
-            sigma=self._noise(t),
+            sigma=self.noise(t),
             n=len(x),
             evaluations=evaluations,
-            asym=Quantity.of(mean(asym)),
-            nasym=of_nasym,
-            lambda_=of_nasym.root(),
-            kappa_squared=of_nasym.times(4),
             nasym_by_kind={kind: self._as(kind, t, parts) for kind in kinds},
-            floor=float(torch.cat([part.floor for part in parts]).mean()),
-            zero_within=_zero(parts),
             circulation=around,
             spectrum=tuple(spectra),
-            samples=found.Values(asym=tuple(asym.tolist()), nasym=tuple(nasym.tolist())),
+            **numbers,
         )
+
+    def numbers(self, parts: list[Estimates], t: float | None) -> dict[str, Any]:
+        """What a level has of the estimates of its batches, by name.
+
+        Raises:
+            Diverged: some are not finite.
+        """
+        asym = torch.cat([part.asym for part in parts])
+        nasym = torch.cat([part.nasym() for part in parts])
+        if not (asym.isfinite().all() and nasym.isfinite().all()):
+            where = "" if t is None else f" at t = {t:.3g}"
+            raise Diverged(f"{self.field.name}: found an asymmetry that is not finite{where}")
+        of_nasym = Quantity.of(mean(nasym))
+        return {
+            "asym": Quantity.of(mean(asym)),
+            "nasym": of_nasym,
+            "lambda_": of_nasym.root(),
+            "kappa_squared": of_nasym.times(4),
+            "floor": float(torch.cat([part.floor for part in parts]).mean()),
+            "zero_within": _zero(parts),
+            "samples": found.Values(asym=tuple(asym.tolist()), nasym=tuple(nasym.tolist())),
+        }
 
     def _circulation(self, x: Tensor, t: float | None) -> tuple[found.Circulation, int]:
         triangles = paths.triangles_of(x)
@@ -260,17 +279,17 @@ class Measurement:
             rms=Quantity.of(rms),
             relative=rms.value / absolute if absolute else 0.0,
             error=float(c.error.square().mean().sqrt()),
-            unit=self._unit(),
+            unit=self.unit(),
             values=tuple(c.values.tolist()),
         )
         return circulation, c.evaluations
 
-    def _unit(self) -> str:
+    def unit(self) -> str:
         if self.field.kind == "force":
             return "units of energy"
         return "nats" if self.field.kind == "score" or self.field.schedule else "units of field x"
 
-    def _noise(self, t: float | None) -> float | None:
+    def noise(self, t: float | None) -> float | None:
         schedule = self.field.schedule
         if schedule is None or t is None:
             return None
@@ -340,7 +359,7 @@ def _spectrum(computed: planes_of.Spectrum, denoiser: tuple[float, float] | None
     )
 
 
-def over_levels(measured: list[found.Level]) -> found.Mean:
+def over_levels(measured: Sequence[found.Level | GuidedWeight]) -> found.Mean:
     asym, nasym = (
         Quantity.of(
             mean(

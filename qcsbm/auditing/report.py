@@ -106,16 +106,15 @@ class Protocol(Part):
     data: str
 
 
-class Circulation(Part):
+class Integrals(Part):
     """Line integrals ∮ s·dl of the field around closed triangles through triples of samples.
 
-    ``rms`` is their root mean square in ``unit``, ``relative`` divides it by that of ∮ |s·dl|.
-    ``error`` is the root mean square of the quadrature's error, in ``unit`` too. With a schedule s
-    is the score, whatever the kind of the field. ``values`` has one integral for each triangle.
+    ``rms`` is their root mean square and ``error`` that of the quadrature's error, in ``unit``.
+    With a schedule s is the score, whatever the kind of the field. ``values`` has one integral for
+    each triangle.
     """
 
     rms: Quantity
-    relative: Size
     error: Size
     unit: str
     values: tuple[Number, ...]
@@ -127,6 +126,12 @@ class Circulation(Part):
 
     def __str__(self) -> str:
         return shown(self.rms) if self.seen else f"< {short(self.error)}"
+
+
+class Circulation(Integrals):
+    """The integrals, and their root mean square relative to that of ∮ |s·dl|."""
+
+    relative: Size
 
 
 class Spectrum(Part):
@@ -268,7 +273,7 @@ class Report(Part):
         """A table in ASCII, at most 80 columns wide."""
         parts = [
             [heading(self)],
-            wrapped(protocol(self)),
+            wrapped(protocol(self.field, self.protocol)),
             table(self),
             means(self),
             spectra(self),
@@ -285,13 +290,12 @@ def heading(report: Report) -> str:
     return plain(f"Audit of {field.name}: {field.kind} field on samples of {shape}")
 
 
-def protocol(report: Report) -> str:
+def protocol(field: Audited, p: Protocol) -> str:
     """How it was measured, in words."""
-    p = report.protocol
     jacobians = (
         "whole Jacobians" if p.estimator == "exact" else f"{p.probes} Rademacher probes a sample"
     )
-    schedule = f" Schedule: {report.field.schedule}." if report.field.schedule else ""
+    schedule = f" Schedule: {field.schedule}." if field.schedule else ""
     step = "" if p.step is None else f", step {p.step:g}"
     return (
         f"{p.samples} samples, {jacobians}, products: {p.products}{step} ({p.why}); {p.dtype} on "

@@ -17,6 +17,9 @@ E[(vᵀu)⁴] ≤ 3‖u‖⁴ for Rademacher v
 
 Where the rotation spreads over many planes, this falls as K⁻².
 
+Products are linear in the field: those of several fields with the same probes make the estimates of
+all sums of their multiples, see `Combinations`.
+
 No product is exact: of an exact gradient, Asym is what their errors leave. `zero_within` tells.
 
 References:
@@ -25,9 +28,10 @@ References:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -131,6 +135,39 @@ class Estimates:
         return a**2 * self.identity + 2 * a * b * self.cross + b**2 * self.norm
 
 
+@dataclass(frozen=True)
+class Combinations:
+    """Estimates of w₁ f₁ + … + w_F f_F for any weights w, of F fields that were multiplied once.
+
+    ``measured`` (F, B, ...) are products and their errors, all linear in the field, and
+    ``estimates`` makes the rest of the sums of their multiples.
+    """
+
+    measured: tuple[Tensor, ...]
+    estimates: Callable[..., Estimates]
+
+    def at(self, *weights: float) -> Estimates:
+        """The estimates of the combination with ``weights`` (F,).
+
+        Their ``evaluations`` are those of all fields, whatever the weights. Products of the fields
+        are rounded in proportion to the fields' own norms, of which a combination may have less.
+        """
+        terms = [[w * m for w, m in zip(weights, part, strict=True)] for part in self.measured]
+        combined = self.estimates(*(sum(rest, first) for first, *rest in terms))
+        if len(weights) == 1:
+            return combined
+        size = sum(abs(w) * norm for w, norm in zip(weights, self._norms, strict=True))
+        growth = size / combined.squared_norm.sqrt()
+        rounding = torch.where(growth.isfinite(), growth, 1.0) * combined.rounding
+        return replace(combined, rounding=rounding.maximum(combined.rounding))
+
+    @cached_property
+    def _norms(self) -> list[Tensor]:
+        """‖J‖_F of every field; each (B,)."""
+        fields = zip(*self.measured, strict=True)
+        return [self.estimates(*products).squared_norm.sqrt() for products in fields]
+
+
 def zero_within(asym: Tensor, floor: Tensor, comparisons: int) -> float | None:
     """The X of "zero within X" where Asym of a level is no more than errors leave, None elsewhere.
 
@@ -176,16 +213,32 @@ def estimate(
         BadInput: fewer probes than the jackknife and the floor need, which is 2, or 3 under
             "forward"; or a ``step`` that is lost in the rounding of x.
     """
+    return estimate_combinations([function], x, probes, products, step, generator).at(1.0)
+
+
+def estimate_combinations(
+    functions: Sequence[Function],
+    x: Tensor,
+    probes: int,
+    products: Products,
+    step: float,
+    generator: torch.Generator,
+) -> Combinations:
+    """`estimate` of every combination of ``functions``, all with the same probes.
+
+    Raises:
+        BadInput: as in `estimate`.
+    """
     least = 3 if products == "forward" else 2
     if probes < least:
         raise BadInput(f"probes: {probes} found, expected at least {least} under {products}")
     x = x.detach()
     v = [rademacher(x.shape, generator).to(x) for _ in range(probes)]
     if products == "autograd":
-        return _from_autograd(function, x, v)
+        return _from_autograd(functions, x, v)
     if products == "finite_differences":
-        return _from_finite_differences(function, x, v, step)
-    return _from_evaluations(function, x, v, step)
+        return _from_finite_differences(functions, x, v, step)
+    return _from_evaluations(functions, x, v, step)
 
 
 def exact(function: Function, x: Tensor, products: Products, step: float) -> Estimates:
@@ -196,43 +249,62 @@ def exact(function: Function, x: Tensor, products: Products, step: float) -> Est
     Raises:
         BadInput: a ``step`` that is lost in the rounding of x, under "forward".
     """
+    return exact_combinations([function], x, products, step).at(1.0)
+
+
+def exact_combinations(
+    functions: Sequence[Function], x: Tensor, products: Products, step: float
+) -> Combinations:
+    """`exact` of every combination of ``functions``.
+
+    Raises:
+        BadInput: as in `exact`.
+    """
     x = x.detach()
     d = x[0].numel()
     if products == "forward":
         # Unit vectors would move x √D times less than a probe, and rounding weigh D times as much.
         basis = _spread_out_basis(d)
         vectors = [row.to(x).view_as(x[0]).expand_as(x) for row in basis]
-        columns = _flat([central_difference(function, x, vector, step) for vector in vectors])
+        columns = _differences(functions, x, vectors, step)
         j = columns.mT @ basis / d
         rotated = basis @ columns.mT
-        worst = (rotated - rotated.mT).square().sum(2).topk(min(CHECKS, d), 1).indices.T
-        v = basis.expand_as(columns)
-        error = torch.stack([_error(function, x, v, columns, k, step) for k in worst], 1)
-        evaluations = 2 * (d + len(worst))
+        rotation = (rotated - rotated.mT).square().sum(3).sum(0)
+        worst = rotation.topk(min(CHECKS, d), 1).indices.T
+        error = _errors(functions, x, basis.expand_as(columns[0]), columns, worst, step)
+        passes = 2 * (d + len(worst))
     else:
         # The same ones at every call: they check the Jacobian, and no value depends on them.
         generator = torch.Generator().manual_seed(0)
         probes = [rademacher(x.shape, generator).to(x) for _ in range(CHECKS)]
+        rows, products_with_probes = [], []
         with torch.enable_grad(), _attention(products):
             x = x.requires_grad_()
-            s = function(x)
-            j = jacobian(s, x).cpu().double()
-            direct = _flat([vjp(s, x, probe) for probe in probes])
+            for function in functions:
+                s = function(x)
+                rows.append(jacobian(s, x).cpu().double())
+                products_with_probes.append(_flat([vjp(s, x, probe) for probe in probes]))
+        j = torch.stack(rows)
         # The product with a probe errs as much as the rows together.
-        error = (direct - _flat(probes) @ j) / math.sqrt(2)
-        evaluations = 1 + d + CHECKS
-    norm = j.square().sum((1, 2))
-    return Estimates(
-        rotation=half_squared_rotation(j)[:, None],
-        identity=torch.full_like(norm, d)[:, None],
-        cross=j.diagonal(dim1=1, dim2=2).sum(1)[:, None],
-        norm=norm[:, None],
-        defect=error.square().sum(2).mean(1),
-        pairs=False,
-        comparisons=CHECKS * d,
-        rounding=_rounding(x, step if products == "forward" else None),
-        evaluations=evaluations,
-    )
+        error = (torch.stack(products_with_probes) - _flat(probes) @ j) / math.sqrt(2)
+        passes = 1 + d + CHECKS
+    rounding = _rounding(x, step if products == "forward" else None)
+
+    def estimates(j: Tensor, error: Tensor) -> Estimates:
+        norm = j.square().sum((1, 2))
+        return Estimates(
+            rotation=half_squared_rotation(j)[:, None],
+            identity=torch.full_like(norm, d)[:, None],
+            cross=j.diagonal(dim1=1, dim2=2).sum(1)[:, None],
+            norm=norm[:, None],
+            defect=error.square().sum(2).mean(1),
+            pairs=False,
+            comparisons=CHECKS * d,
+            rounding=rounding,
+            evaluations=len(functions) * passes,
+        )
+
+    return Combinations((j, error), estimates)
 
 
 def probes_for(relative_error: float, samples: int, products: Products, rho: float = 1.0) -> int:
@@ -251,32 +323,45 @@ def probes_for(relative_error: float, samples: int, products: Products, rho: flo
     return max(2, math.ceil(rho / variance))
 
 
-def _from_autograd(function: Function, x: Tensor, probes: list[Tensor]) -> Estimates:
+def _from_autograd(functions: Sequence[Function], x: Tensor, probes: list[Tensor]) -> Combinations:
+    k, v, jt, j = len(probes), _flat(probes), [], []
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         x = x.requires_grad_()
-        s = function(x)
-        products = [vjp_jvp(s, x, probe) for probe in probes]
-    v, jt_v, j_v = _flat(probes), _flat([p[0] for p in products]), _flat([p[1] for p in products])
-    k = len(probes)
-    defect = _duality_defect(v, jt_v, j_v)
-    return _from_products(v, jt_v, j_v, defect, _rounding(x, None), k * (k - 1), 1 + 2 * k)
+        for function in functions:
+            s = function(x)
+            pairs = [vjp_jvp(s, x, probe) for probe in probes]
+            jt.append(_flat([pair[0] for pair in pairs]))
+            j.append(_flat([pair[1] for pair in pairs]))
+    rounding, evaluations = _rounding(x, None), len(functions) * (1 + 2 * k)
+
+    def estimates(jt_v: Tensor, j_v: Tensor) -> Estimates:
+        defect = _duality_defect(v, jt_v, j_v)
+        return _from_products(v, jt_v, j_v, defect, rounding, k * (k - 1), evaluations)
+
+    return Combinations((torch.stack(jt), torch.stack(j)), estimates)
 
 
 def _from_finite_differences(
-    function: Function, x: Tensor, probes: list[Tensor], step: float
-) -> Estimates:
+    functions: Sequence[Function], x: Tensor, probes: list[Tensor], step: float
+) -> Combinations:
+    jt = []
     with torch.enable_grad():
         x = x.requires_grad_()
-        s = function(x)
-        jt_v = _flat([vjp(s, x, probe) for probe in probes])
-    x, v = x.detach(), _flat(probes)
-    j_v = _flat([central_difference(function, x, probe, step) for probe in probes])
-    worst = (j_v - jt_v).square().sum(2).argmax(1)
-    error = _error(function, x, v, j_v, worst, step)
-    # A backward pass that is no derivative of the field shows in the second alone.
-    defect = (error.square().sum(1) / 2).maximum(_duality_defect(v, jt_v, j_v))
-    rounding = _rounding(x, step)
-    return _from_products(v, jt_v, j_v, defect, rounding, v.shape[2], 3 * len(probes) + 3)
+        for function in functions:
+            s = function(x)
+            jt.append(_flat([vjp(s, x, probe) for probe in probes]))
+    x, v, all_jt_v = x.detach(), _flat(probes), torch.stack(jt)
+    all_j_v = _differences(functions, x, probes, step)
+    worst = (all_j_v - all_jt_v).square().sum(3).sum(0).argmax(1, keepdim=True).T
+    all_errors = _errors(functions, x, v, all_j_v, worst, step)[:, :, 0]
+    rounding, evaluations = _rounding(x, step), len(functions) * (3 * len(probes) + 3)
+
+    def estimates(jt_v: Tensor, j_v: Tensor, error: Tensor) -> Estimates:
+        # A backward pass that is no derivative of the field shows in the second alone.
+        defect = (error.square().sum(1) / 2).maximum(_duality_defect(v, jt_v, j_v))
+        return _from_products(v, jt_v, j_v, defect, rounding, v.shape[2], evaluations)
+
+    return Combinations((all_jt_v, all_j_v, all_errors), estimates)
 
 
 def _from_products(
@@ -314,42 +399,69 @@ def _duality_defect(v: Tensor, jt_v: Tensor, j_v: Tensor) -> Tensor:
 
 
 def _from_evaluations(
-    function: Function, x: Tensor, probes: list[Tensor], step: float
-) -> Estimates:
+    functions: Sequence[Function], x: Tensor, probes: list[Tensor], step: float
+) -> Combinations:
     k, v = len(probes), _flat(probes)
-    j_v = _flat([central_difference(function, x, probe, step) for probe in probes])
-    m = v @ j_v.mT
-    rotation = (m - m.mT).square().sum(2) / (2 * (k - 1))
-    worst = rotation.topk(CHECKS, 1).indices.T
-    errors = torch.stack([_error(function, x, v, j_v, probe, step) for probe in worst], 1)
-    of_itself = torch.zeros(len(x), CHECKS, k).scatter(2, worst.T[..., None], 1)
-    defect = (errors @ v.mT).masked_fill(of_itself.bool(), 0.0)
-    return Estimates(
-        rotation=rotation,
-        identity=v.square().sum(2),
-        cross=(v * j_v).sum(2),
-        norm=j_v.square().sum(2),
-        defect=defect.square().sum((1, 2)) / (CHECKS * (k - 1)),
-        pairs=True,
-        comparisons=CHECKS * (k - 1),
-        rounding=_rounding(x, step),
-        evaluations=2 * (k + CHECKS),
+    columns = _differences(functions, x, probes, step)
+    m = v @ columns.mT
+    worst = (m - m.mT).square().sum(3).sum(0).topk(CHECKS, 1).indices.T
+    all_errors = _errors(functions, x, v, columns, worst, step)
+    of_itself = torch.zeros(len(x), CHECKS, k).scatter(2, worst.T[..., None], 1).bool()
+    rounding = _rounding(x, step)
+
+    def estimates(j_v: Tensor, errors: Tensor) -> Estimates:
+        m = v @ j_v.mT
+        defect = (errors @ v.mT).masked_fill(of_itself, 0.0)
+        return Estimates(
+            rotation=(m - m.mT).square().sum(2) / (2 * (k - 1)),
+            identity=v.square().sum(2),
+            cross=(v * j_v).sum(2),
+            norm=j_v.square().sum(2),
+            defect=defect.square().sum((1, 2)) / (CHECKS * (k - 1)),
+            pairs=True,
+            comparisons=CHECKS * (k - 1),
+            rounding=rounding,
+            evaluations=len(functions) * 2 * (k + CHECKS),
+        )
+
+    return Combinations((columns, all_errors), estimates)
+
+
+def _differences(
+    functions: Sequence[Function], x: Tensor, probes: list[Tensor], step: float
+) -> Tensor:
+    """Jv of every function and probe by central differences, (F, B, K, D)."""
+    return torch.stack(
+        [
+            _flat([central_difference(function, x, probe, step) for probe in probes])
+            for function in functions
+        ]
     )
 
 
-def _error(
-    function: Function, x: Tensor, v: Tensor, j_v: Tensor, probe: Tensor, step: float
+def _errors(
+    functions: Sequence[Function],
+    x: Tensor,
+    v: Tensor,
+    j_v: Tensor,
+    checked: Tensor,
+    step: float,
 ) -> Tensor:
-    """The error (B, D) of the central difference ``j_v`` (B, K, D) along one ``probe`` (B,) each.
+    """The errors (F, B, C, D) of central differences ``j_v`` (F, B, K, D), along probes (C, B).
 
     Truncation grows as the square of the step, so that at √2 times the step it doubles: the
     difference is the truncation at the step itself, with 1.5 times the variance of its rounding.
-    Callers look at the probes that show the most rotation, as few probes may have all of the error.
+    Callers look at the probes that show the most rotation, as few probes may have all of the error;
+    of several functions, at those that show the most of them together.
     """
     sample = torch.arange(len(x))
-    along = v[sample, probe].view(x.shape).to(x)
-    again = central_difference(function, x, along, math.sqrt(2) * step)
-    return _flat([again])[:, 0] - j_v[sample, probe]
+    errors = []
+    for function, products in zip(functions, j_v, strict=True):
+        along = [v[sample, probe].view(x.shape).to(x) for probe in checked]
+        again = [central_difference(function, x, w, math.sqrt(2) * step) for w in along]
+        once = torch.stack([products[sample, probe] for probe in checked], 1)
+        errors.append(_flat(again) - once)
+    return torch.stack(errors)
 
 
 def _rounding(x: Tensor, step: float | None) -> Tensor:

@@ -11,10 +11,12 @@ from typing import Any, get_args
 import torch
 
 from qcsbm.adapters.ase import load_calculator
+from qcsbm.adapters.diffusers import pair_from_diffusers
 from qcsbm.adapters.load import load
 from qcsbm.auditing.audit import DTYPES, LEVELS, audit
 from qcsbm.auditing.data import samples
 from qcsbm.auditing.forces import audit_forces
+from qcsbm.auditing.guidance import audit_guidance
 from qcsbm.conservativeness.estimates import PRODUCTS
 from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.errors import BadInput
@@ -68,7 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ve:sigma_min=0.01,sigma_max=50",
     )
     parser.add_argument("--label", type=int, help="class of a class-conditional model")
-    parser.add_argument("--guidance", type=float, help="weight of classifier-free guidance")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        nargs="+",
+        help="weight of classifier-free guidance: 0 is the model without a class, 1 that of the "
+        "class; several for kappa^2 against the weight",
+    )
+    parser.add_argument(
+        "--unconditional",
+        metavar="MODEL",
+        help="what to guide MODEL from, by another name; default: a folder of diffusers without "
+        "the class",
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="default: float32")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
@@ -79,11 +93,16 @@ def run(arguments: argparse.Namespace) -> None:
     ):
         _run_forces(arguments)
         return
-    names = ("kind", "schedule", "label", "guidance")
-    settings = {name: getattr(arguments, name) for name in names}
+    settings = {name: getattr(arguments, name) for name in ("kind", "schedule", "label")}
     if arguments.schedule is not None:
         settings["schedule"] = parse(arguments.schedule)
-    field = load(arguments.model, **{k: v for k, v in settings.items() if v is not None})
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if arguments.unconditional is not None or len(arguments.guidance or ()) > 1:
+        _run_guidance(arguments, settings)
+        return
+    if arguments.guidance:
+        settings["guidance"] = arguments.guidance[0]
+    field = load(arguments.model, **settings)
     x = samples(arguments.data, field, arguments.samples, arguments.seed)
     with _arithmetic():
         report = audit(
@@ -102,9 +121,43 @@ def run(arguments: argparse.Namespace) -> None:
     write_figures(report, arguments.out)
 
 
+def _run_guidance(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Audit a model guided from another one, at several weights."""
+    if not arguments.guidance:
+        raise BadInput("--guidance: found no weight with --unconditional, expected some")
+    if arguments.kinds:
+        raise BadInput("--kinds: found some, expected none with several weights of guidance")
+    if arguments.unconditional is not None:
+        names = (arguments.model, arguments.unconditional)
+        pair = (load(names[0], **settings), load(names[1], **settings))
+    elif Path(arguments.model).is_dir() and settings.keys() == {"label"}:
+        pair = pair_from_diffusers(arguments.model, arguments.label)
+    else:
+        raise BadInput(
+            "--guidance: found several weights, expected --unconditional with them, or the folder "
+            "of a model of diffusers with --label and without --kind and --schedule"
+        )
+    x = samples(arguments.data, pair[0], arguments.samples, arguments.seed)
+    with _arithmetic():
+        report = audit_guidance(
+            pair,
+            x.to(claim_device()),
+            _times(arguments.levels, pair[0].schedule),
+            arguments.guidance,
+            products=arguments.products,
+            probes=arguments.probes,
+            dtype=arguments.dtype,
+            seed=arguments.seed,
+            progress=True,
+        )
+    report.to_json(arguments.out / "audit.json")
+    print(report)
+    _write_plots(report, arguments.out)
+
+
 def _run_forces(arguments: argparse.Namespace) -> None:
     """Audit a calculator of ASE at structures."""
-    for name in ("schedule", "label", "guidance", "products", "dtype"):
+    for name in ("schedule", "label", "guidance", "unconditional", "products", "dtype"):
         if getattr(arguments, name) is not None:
             raise BadInput(f"--{name}: found one, expected none for a calculator of ASE")
     if arguments.kinds or arguments.levels != [LEVELS]:
@@ -120,9 +173,14 @@ def _run_forces(arguments: argparse.Namespace) -> None:
         )
     report.to_json(arguments.out / "audit.json")
     print(report)
+    _write_plots(report, arguments.out)
+
+
+def _write_plots(report: Any, folder: Path) -> None:
+    """The figure of an audit that has no page, or a sentence on why there is none."""
     try:
         for suffix in (".png", ".svg"):
-            report.plot(arguments.out / f"audit{suffix}")
+            report.plot(folder / f"audit{suffix}")
     except BadInput as error:
         print(f"qcsbm audit: {error}", file=sys.stderr)
 

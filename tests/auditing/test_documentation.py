@@ -59,8 +59,13 @@ def test_every_block_of_the_tutorial_works_in_an_empty_folder(tmp_path):
     assert (tmp_path / "audit.png").is_file()
 
 
+def test_the_examples_of_guidance_work():
+    result = doctest.testfile(str(ROOT / "docs/guidance.md"), module_relative=False)
+    assert result.attempted > 0 and result.failed == 0
+
+
 def test_every_public_function_has_an_example_that_works():
-    modules = {getattr(qcsbm, name).__module__ for name in ("audit", "asymmetry", "compare")}
+    modules = {getattr(qcsbm, name).__module__ for name in ("audit", "audit_guidance", "compare")}
     for name in sorted(modules):
         result = doctest.testmod(import_module(name))
         assert result.attempted > 0 and result.failed == 0

@@ -10,9 +10,12 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, softplus
 
 from qcsbm.conservativeness.estimates import (
+    COMMON,
     PRODUCTS,
     estimate,
+    estimate_combinations,
     exact,
+    exact_combinations,
     probes_for,
     zero_within,
 )
@@ -507,3 +510,59 @@ def test_intervals_cover_the_values_of_linear_fields(case, products):
     print(f"{case}, {products}, K = {probes}, n = {n}: Asym {asym:.2%}, NAsym {ratio:.2%}")
     # 95 % of 1 000 repetitions have a standard deviation of 0.7 %, of 4 000 one of 0.35 %.
     assert 0.93 <= asym <= 0.97 and 0.93 <= ratio <= 0.97
+
+
+# Combinations.
+
+WEIGHTS = (2.5, -0.75, 1.0)
+
+
+def combined(products, probes):
+    """Estimates of a sum of three fields from their products, and from its own."""
+    fields, x = [field(seed) for seed in range(3)], points()
+
+    def total(y):
+        return sum(w * f(y) for w, f in zip(WEIGHTS, fields, strict=True))
+
+    if probes is None:
+        return (
+            exact_combinations(fields, x, products, STEP).at(*WEIGHTS),
+            exact(total, x, products, STEP),
+        )
+    draws = [generator(0, "probes") for _ in range(2)]
+    return (
+        estimate_combinations(fields, x, probes, products, STEP, draws[0]).at(*WEIGHTS),
+        estimate(total, x, probes, products, STEP, draws[1]),
+    )
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("probes", [5, None])
+def test_sums_of_fields_have_the_estimates_that_they_have_by_themselves(products, probes):
+    found, alone = combined(products, probes)
+    for name in ("rotation", "identity", "cross", "norm"):
+        torch.testing.assert_close(getattr(found, name), getattr(alone, name), rtol=1e-6, atol=1e-8)
+    assert found.evaluations == 3 * alone.evaluations
+    assert (found.pairs, found.comparisons) == (alone.pairs, alone.comparisons)
+
+
+@pytest.mark.parametrize("products", ["finite_differences", "forward"])
+def test_the_floor_of_a_sum_has_the_truncation_of_all_fields(products):
+    # Of an exact gradient whose difference quotients err much; all of it is truncation.
+    def gradient(y):
+        return y**3
+
+    x = points()
+    pair = [gradient, lambda y: 2 * y**3]
+    found = estimate_combinations(pair, x, 8, products, 0.1, generator(0, "probes")).at(-3.0, 2.0)
+    alone = estimate(gradient, x, 8, products, 0.1, generator(0, "probes"))
+    torch.testing.assert_close(found.defect, alone.defect, rtol=1e-9, atol=0)
+
+
+def test_the_rounding_of_a_difference_is_that_of_its_terms():
+    j = torch.diag(torch.arange(1.0, D + 1)).double()
+    fields, x = [lambda y: y @ j, lambda y: 1.001 * y @ j], points()
+    found = exact_combinations(fields, x, "autograd", STEP).at(-1.0, 1.0)
+    eps = torch.finfo(torch.float64).eps
+    expected = (COMMON * eps * 2.001) ** 2 / 2 * j.square().sum()
+    torch.testing.assert_close(found.floor, expected.expand(len(x)), rtol=1e-6, atol=0)
