@@ -22,8 +22,8 @@ The largest such m is timed for every b, in windows of m real steps, and for who
 last line's ``equal_variance``. What that does to a training is measured by ``weight_sweep.py``.
 
 **Without second derivatives.** "finite_differences" is the antisymmetric step by first derivatives
-and differences over 0.002 σ. Its relative error is that of the gradient of σ² L_QC, against second
-derivatives on the same batches.
+and differences over 0.003 σ, as trainings make it with ``derivatives: finite_differences``. Its
+relative error is that of the gradient of σ² L_QC, against second derivatives on the same batches.
 
 ``--levels n`` also measures V · time with t confined to each of n equal parts of its range.
 The last line is a JSON object; times are medians in seconds of the CPU time of one thread, peak
@@ -46,7 +46,6 @@ from torch import Tensor
 
 from qcsbm.conservativeness.asymmetry import ESTIMATORS
 from qcsbm.conservativeness.products import rademacher
-from qcsbm.conservativeness.regulariser import finite_difference_loss
 from qcsbm.data.digits import digits
 from qcsbm.data.splits import Splits
 from qcsbm.runtime.seeding import generator
@@ -54,7 +53,7 @@ from qcsbm.schema.networks import NCSNpp
 from qcsbm.schema.sde import VE
 from qcsbm.schema.sources import Digits
 from qcsbm.schema.specifications import Model
-from qcsbm.schema.training import Training
+from qcsbm.schema.training import Regulariser, Training
 from qcsbm.score.losses import training_loss
 from qcsbm.score.models import ScoreModel, build
 from qcsbm.score.sde import bcast
@@ -72,7 +71,11 @@ MODEL = Model(
 TRAINING = Training(batch_size=64, lr=1e-3, warmup=100, ema=0.99, dequantise=True)
 WEIGHT = 1e-2
 B = TRAINING.batch_size
-STEP = 2e-3  # of finite differences, relative to σ
+DIFFERENCES = Regulariser(
+    weight=WEIGHT, estimator="antisymmetric", derivatives="finite_differences"
+)
+STEP = DIFFERENCES.difference_step
+OTHER_STEPS = (1e-3, 2e-3, 5e-3, 1e-2)
 ORDER = torch.Generator().manual_seed(0)
 
 
@@ -98,43 +101,23 @@ def our_step(
     v: Tensor,
     estimator: str = "trace",
     b: int = 0,
+    difference_step: float | None = None,
 ) -> None:
     """One step with L_QC by ``estimator`` on the first ``b`` samples; a U step without any."""
-    loss = training_loss(model, x_0, t, z, v[None, :b] if b else None, estimator)
+    probes = v[None, :b] if b else None
+    loss = training_loss(model, x_0, t, z, probes, estimator, difference_step)
     total = loss.dsm.mean() if loss.qc is None else loss.dsm.mean() + WEIGHT * loss.qc.mean()
     total.backward()
 
 
-def finite_difference_terms(
-    model: ScoreModel, x_0: Tensor, t: Tensor, z: Tensor, v: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The means of DSM and of σ² L_QC by finite differences, from the score of both."""
-    mean, sigma = model.sde.marginal_prob(x_0, t)
-    x_t = mean + bcast(sigma, x_0) * z
-    s = model(x_t, t)
-    dsm = (bcast(sigma, x_0) * s + z).flatten(1).square().sum(1) / 2
-    qc = finite_difference_loss(
-        lambda x: model(x, t), s, x_t, v[None], STEP * sigma, "antisymmetric"
-    )
-    return dsm.mean(), (sigma**2 * qc).mean()
-
-
-def finite_difference_step(model: ScoreModel, *batch: Tensor) -> None:
-    """`our_step` with L_QC of all samples, without second derivatives."""
-    dsm, qc = finite_difference_terms(model, *batch)
-    (dsm + WEIGHT * qc).backward()
-
-
-def finite_difference_error(model: ScoreModel, draw: Callable, draws: int) -> float:
+def finite_difference_error(model: ScoreModel, draw: Callable, draws: int, step: float) -> float:
     """√(E‖d‖² / E‖g‖²) of the gradient g of σ² L_QC and its error d, over ``draws`` batches."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
     error = size = 0.0
-    for step in range(draws):
-        batch = draw(step)
-        expected = gradient_of_qc(model, batch[:3], batch[3], "antisymmetric")
-        qc = finite_difference_terms(model, *batch)[1]
-        found = torch.autograd.grad(qc, parameters, materialize_grads=True)
-        error += float((torch.cat([g.flatten() for g in found]) - expected).square().sum())
+    for i in range(draws):
+        *batch, v = draw(i)
+        expected = gradient_of_qc(model, batch, v, "antisymmetric")
+        found = gradient_of_qc(model, batch, v, "antisymmetric", difference_step=step)
+        error += float((found - expected).square().sum())
         size += float(expected.square().sum())
     return (error / size) ** 0.5
 
@@ -162,7 +145,12 @@ def window(
 
 
 def gradient_of_qc(
-    model: ScoreModel, batch: tuple, v: Tensor, estimator: str, squared: bool = False
+    model: ScoreModel,
+    batch: tuple,
+    v: Tensor,
+    estimator: str,
+    squared: bool = False,
+    difference_step: float | None = None,
 ) -> Tensor:
     """The parameter gradient of the mean of σ² L_QC over a batch, one long vector."""
     model.zero_grad()
@@ -170,7 +158,8 @@ def gradient_of_qc(
     weights = torch.ones_like(t)
     if squared:
         t, weights = importance_times(t, model.sde.epsilon, ORDER)
-    (weights * training_loss(model, x_0, t, z, v[None], estimator).qc).mean().backward()
+    loss = training_loss(model, x_0, t, z, v[None], estimator, difference_step)
+    (weights * loss.qc).mean().backward()
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
@@ -244,7 +233,7 @@ STEPS = {
     "published": published_step,
     "trace": partial(our_step, estimator="trace", b=B),
     "antisymmetric": partial(our_step, estimator="antisymmetric", b=B),
-    "finite_differences": finite_difference_step,
+    "finite_differences": partial(our_step, estimator="antisymmetric", b=B, difference_step=STEP),
 }
 
 
@@ -307,11 +296,15 @@ def main() -> None:
             low, high = part / arguments.levels, (part + 1) / arguments.levels
             print(f"t in [{low:.2f}, {high:.2f}] {e:>14}: {v:9.3g} {v * seconds[e]:16.3g}")
 
+    errors = {step: finite_difference_error(model, draw, 5, step) for step in (STEP, *OTHER_STEPS)}
+    for step, error in sorted(errors.items()):
+        print(f"finite differences over {step:g} σ: relative error of the gradient {error:.2%}")
+
     equal = min((n for n in variances if variances[n] <= variance["trace"]), key=seconds.get)
     result = {f"{name}_s": seconds[name] for name in STEPS} | {
         "memory_mib": memory,
         "finite_differences_memory": memory["finite_differences"],
-        "finite_differences_relative_error": finite_difference_error(model, draw, 5),
+        "finite_differences_relative_error": errors[STEP],
         "variance_ratio": ratio,
         "variance_ratio_importance_times": variance["trace"] / squared,
         "equal_variance": equal,

@@ -87,13 +87,14 @@ def test_last_step_of_a_window_has_the_gradient_of_a_regularised_one(qc_step, mo
 
 def test_step_without_second_derivatives_has_the_gradient_of_one_with_them(qc_step, model):
     ours = gradient_after(partial(qc_step.our_step, estimator="antisymmetric", b=3), model)
-    found = gradient_after(qc_step.finite_difference_step, model)
+    found = gradient_after(qc_step.STEPS["finite_differences"], model)
     error, size = (
         torch.stack([d.square().sum() for d in dicts]).sum().sqrt()
         for dicts in ([found[n] - ours[n] for n in ours], ours.values())
     )
     assert 0 < error < 0.01 * size
-    assert 0 < qc_step.finite_difference_error(model, lambda _: batch(), 1) < 0.01
+    errors = [qc_step.finite_difference_error(model, lambda _: batch(), 1, d) for d in (1e-3, 1e-4)]
+    assert errors[0] < 0.01 and errors[0] == pytest.approx(10 * errors[1], rel=0.05)
 
 
 def test_settings_of_equal_variance_leave_no_room_for_another_step(qc_step):

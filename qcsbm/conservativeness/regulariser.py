@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qcsbm.conservativeness.asymmetry import ESTIMATORS, qc_loss
-from qcsbm.conservativeness.products import rademacher
+from qcsbm.conservativeness.products import rademacher, vjp
 from qcsbm.runtime.errors import BadInput
 
 Derivatives = Literal["autograd", "finite_differences"]
@@ -125,7 +125,7 @@ def quasi_conservative_loss(
     if step is None:
         return _second_derivative_loss(field, x, v, estimator)
     with torch.autocast(x.device.type, enabled=False):
-        function = _repeatable(field, x.device)
+        function = repeatable(field, x.device)
         return finite_difference_loss(function, function(x), x, v, step, estimator)
 
 
@@ -139,19 +139,24 @@ def finite_difference_loss(
 ) -> Tensor:
     """`qc_loss` up to O(step), from first derivatives: ``s`` is ``function(x)`` with its graph.
 
-    ``x`` is (B, ...) without a graph, ``probes`` (K, B, ...), ``step`` a number or (B,). Each probe
-    costs three more evaluations and a backward pass from one of them, which has a graph of its own:
-    compiled code may free what it has differentiated once. Shape (B,).
+    ``x`` is (B, ...), ``probes`` (K, B, ...), ``step`` a number or (B,). Each probe costs two more
+    evaluations and a backward pass. Where ``x`` requires a gradient, that is from ``s``, and else
+    from a third evaluation: compiled code may free what it has differentiated once. Shape (B,).
     """
     estimate = ESTIMATORS[estimator]
+    x, with_graph = x.detach(), x if x.requires_grad else None
     if isinstance(step, Tensor):
         step = _bcast(step, x)
     losses = []
     for v in probes:
         s_v = function(x + step * v)
         with torch.enable_grad():
-            y = x.detach().requires_grad_()
-            a = torch.autograd.grad(function(y), y, v)[0].requires_grad_()
+            if with_graph is None:
+                y = x.clone().requires_grad_()
+                jt_v = torch.autograd.grad(function(y), y, v)[0]
+            else:
+                jt_v = vjp(s, with_graph, v)
+            a = jt_v.requires_grad_()
             b = ((s_v - s) / step).detach().requires_grad_()
             value = estimate(a, b)
             p, q = torch.autograd.grad(value.sum(), (a, b))
@@ -185,10 +190,13 @@ def _second_derivative_loss(
     return loss if torch.is_grad_enabled() else loss.detach()
 
 
-def _repeatable(
+def repeatable(
     function: Callable[[Tensor], Tensor], device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """``function`` with the same random numbers, which are those of dropout, in every call."""
+    """``function`` with the same random numbers, which are those of dropout, in every call.
+
+    They are PyTorch's own from now on, and after a call these go on as after the first one.
+    """
     cuda = device.type == "cuda"
     state = torch.get_rng_state()
     state_of_cuda = torch.cuda.get_rng_state(device) if cuda else None

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from qcsbm.experiment.experiment import Experiment
 from qcsbm.runtime import own_code
+from qcsbm.schema.base import Precision
 from qcsbm.schema.document import Cell, OutsideCell, TrainedCell
 from qcsbm.schema.networks import Own
 from qcsbm.schema.outside import EDM, Diffusers, RectifiedFlow
 from qcsbm.schema.samplers import TYPES
 from qcsbm.schema.sde import VE, VP
 from qcsbm.schema.sources import Source
+from qcsbm.schema.training import Regulariser
 
 # Every rule of the workflow: a dataset becomes one, and a table's log lies where a rule's does.
 RULES = {
@@ -165,6 +167,10 @@ def _training_inconsistencies(
             f"{place}.regulariser.batch_size {where}: found {regularised}, expected at most "
             f"training.batch_size = {cell.training.batch_size}"
         )
+    if cell.regulariser:
+        yield from _difference_inconsistencies(
+            f"{place}.regulariser", where, cell.regulariser, cell.training.precision
+        )
     for stage in ("quality", "likelihood", "asymmetry"):
         if getattr(cell, stage).weights is None:
             yield (
@@ -185,6 +191,30 @@ def _training_inconsistencies(
         elif cell.init_from.checkpoint:
             imported = cell.init_from.checkpoint, cell.init_from.step
             yield from _import_inconsistencies(place, where, cell, *imported)
+
+
+def _difference_inconsistencies(
+    place: str, where: str, settings: Regulariser, precision: Precision
+) -> Iterator[str]:
+    differences = settings.derivatives == "finite_differences"
+    if differences != (settings.difference_step is not None):
+        yield (
+            f"{place}.difference_step {where}: found {settings.difference_step} with derivatives "
+            f"{settings.derivatives!r}, expected a number with derivatives 'finite_differences' "
+            "and none otherwise"
+        )
+    if differences and settings.estimator == "trace":
+        yield (
+            f"{place}.derivatives {where}: found 'finite_differences' with estimator 'trace', "
+            "expected 'autograd' or estimator 'antisymmetric', as the trace is a difference of "
+            "large terms"
+        )
+    if differences and precision != "float32":
+        yield (
+            f"{place}.derivatives {where}: found 'finite_differences' with training.precision "
+            f"{precision!r}, expected 'autograd' or precision 'float32', as coarser rounding "
+            "drowns differences over a small step"
+        )
 
 
 def _outside_inconsistencies(place: str, where: str, cell: OutsideCell) -> Iterator[str]:

@@ -24,6 +24,7 @@ TRAINED = [
     *("train_steps", "parameterisation", "residual", "started_from", "training_batch_size"),
     *("regulariser_weight", "regulariser_estimator", "regulariser_probes", "regulariser_every"),
     *("regulariser_time_sampling", "regulariser_batch_size"),
+    *("regulariser_derivatives", "regulariser_difference_step"),
     *("model", "model_sha256"),
 ]
 
@@ -90,6 +91,8 @@ def _regulariser(facts: dict[str, Any]) -> str:
         parts.append(f"on {facts['regulariser_batch_size']:.0f} samples of each batch")
     if facts["regulariser_time_sampling"] != "uniform":
         parts.append(f"t by {facts['regulariser_time_sampling']} sampling")
+    if facts["regulariser_derivatives"] == "finite_differences":
+        parts.append(f"by finite differences over {facts['regulariser_difference_step']:g} σ")
     return ", ".join(parts)
 
 

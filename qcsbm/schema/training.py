@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from qcsbm.schema.base import Closed, Count, Fraction, NonNegative, Positive, Precision
 
 
@@ -34,6 +36,11 @@ class Regulariser(Closed):
     ``batch_size`` samples of a batch are regularised, all of them if null. L_QC is evaluated in one
     step of ``every``, and that gradient counts until the next one. ``time_sampling: importance``
     draws more small t in these steps, where the gradient varies most, and weights them for it.
+
+    ``derivatives: finite_differences`` has the antisymmetric estimator do without second
+    derivatives, over a ``difference_step`` relative to the standard deviation of the noise: see
+    `qcsbm.conservativeness.regulariser`. 0.003 where none is given: truncation grows with the step,
+    and float32 rounds at its inverse.
     """
 
     weight: NonNegative
@@ -42,6 +49,12 @@ class Regulariser(Closed):
     batch_size: Count | None = None
     every: Count = 1
     time_sampling: Literal["uniform", "importance"] = "uniform"
+    derivatives: Literal["autograd", "finite_differences"] = "autograd"
+    difference_step: Positive | None = Field(
+        default_factory=lambda given: (
+            3e-3 if given.get("derivatives") == "finite_differences" else None
+        )
+    )
 
 
 class InitFrom(Closed):

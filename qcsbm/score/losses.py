@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qcsbm.conservativeness.asymmetry import qc_loss
+from qcsbm.conservativeness.regulariser import finite_difference_loss, repeatable
 from qcsbm.score.models import ScoreModel
 from qcsbm.score.sde import bcast
 
@@ -36,12 +37,14 @@ def training_loss(
     z: Tensor,
     probes: Tensor | None = None,
     estimator: str = "trace",
+    difference_step: float | None = None,
 ) -> Loss:
     """The loss at data x_0 (B, ...), times t (B,) and noise z like x_0.
 
     L_QC is evaluated at the noisy points of the first b ≤ B samples where ``probes`` (K, b, ...)
     are given. As the samples of a batch are independent, the mean over fewer of them is still
-    unbiased; only they pay for second derivatives.
+    unbiased; only they pay for second derivatives. Differences over ``difference_step`` times std_t
+    take the place of these where it is given, with the same dropout in all passes.
     """
     mean, std = model.sde.marginal_prob(x_0, t)
     x_t = mean + bcast(std, x_0) * z
@@ -49,8 +52,15 @@ def training_loss(
     scores, qc = [], None
     if probes is not None:
         x_qc = x_t[:b].requires_grad_()
-        scores.append(model(x_qc, t[:b]))
-        qc = std[:b] ** 2 * qc_loss(scores[0], x_qc, probes, estimator)
+        if difference_step is None:
+            scores.append(model(x_qc, t[:b]))
+            qc = qc_loss(scores[0], x_qc, probes, estimator)
+        else:
+            score = repeatable(lambda x: model(x, t[:b]), x_t.device)
+            scores.append(score(x_qc))
+            step = difference_step * std[:b]
+            qc = finite_difference_loss(score, scores[0], x_qc, probes, step, estimator)
+        qc = std[:b] ** 2 * qc
     if b < len(x_t):
         scores.append(model(x_t[b:], t[b:]))
     dsm = (bcast(std, x_0) * torch.cat(scores) + z).flatten(1).square().sum(1) / 2

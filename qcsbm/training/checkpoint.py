@@ -124,7 +124,8 @@ def require_trained(path: str | Path, spec: Measured, trained: Trained) -> None:
         return
     of_file = found["protocol"].get("regulariser") or {}
     expected = trained.regulariser.model_dump() if trained.regulariser else {}
-    for key in ("weight", "estimator", "probes", "every", "time_sampling"):
+    keys = ("weight", "estimator", "probes", "every", "time_sampling")
+    for key in (*keys, "derivatives", "difference_step"):
         _require_same(path, f"regulariser.{key}", of_file.get(key), expected.get(key))
 
 

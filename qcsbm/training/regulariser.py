@@ -92,7 +92,10 @@ class QuasiConservative(Unregularised):
         # The regularised samples are the first ones of the batch: later parts may have none.
         if probes is not None and not probes.shape[1]:
             probes = None
-        return training_loss(self.model, x_0, t, z, probes, self.settings.estimator)
+        settings = self.settings
+        return training_loss(
+            self.model, x_0, t, z, probes, settings.estimator, settings.difference_step
+        )
 
     def objective(self, dsm: Tensor, loss: Loss, weights: Tensor) -> tuple[Tensor, Tensor]:
         """DSM + λ σ² L_QC and σ² L_QC; DSM alone where the gradient of L_QC is held."""

@@ -113,6 +113,7 @@ QUICK = yaml.safe_load((ROOT / "config/quick.yaml").read_text())
 DIGITS = QUICK["datasets"]["digits"]
 ASYMMETRY = DIGITS["asymmetry"]
 METHODS = QUICK["methods"]
+DIFFERENCES = {"weight": 0.01, "estimator": "antisymmetric", "derivatives": "finite_differences"}
 BAD = {
     "unknown key": ("methods.u.learning_rate", 1, "methods.u.learning_rate: found an unknown key"),
     "unknown nested key": (
@@ -236,6 +237,47 @@ BAD = {
         "methods.qc.regulariser.batch_size",
         1000,
         "methods.qc.regulariser.batch_size (dataset digits): found 1000, expected at most",
+    ),
+    "step of differences without them": (
+        "methods.qcplus.regulariser.difference_step",
+        0.003,
+        "methods.qcplus.regulariser.difference_step (dataset digits): found 0.003 with derivatives "
+        "'autograd', expected a number with derivatives 'finite_differences' and none otherwise",
+    ),
+    "differences without a step": (
+        "methods.qcplus.regulariser",
+        {**DIFFERENCES, "difference_step": None},
+        "methods.qcplus.regulariser.difference_step (dataset digits): found None with derivatives "
+        "'finite_differences', expected a number with",
+    ),
+    "step of differences that is no number": (
+        "methods.qcplus.regulariser",
+        {**DIFFERENCES, "difference_step": 0},
+        "methods.qcplus.regulariser.difference_step: found 0, expected: input should be greater",
+    ),
+    "unknown derivatives": (
+        "methods.qcplus.regulariser.derivatives",
+        "forward",
+        "methods.qcplus.regulariser.derivatives: found 'forward', expected: input should be "
+        "'autograd' or 'finite_differences'",
+    ),
+    "differences of the trace": (
+        "methods.qc.regulariser.derivatives",
+        "finite_differences",
+        "methods.qc.regulariser.derivatives (dataset digits): found 'finite_differences' with "
+        "estimator 'trace', expected 'autograd' or estimator 'antisymmetric', as the trace is a",
+    ),
+    "differences in bfloat16": (
+        "methods.qcplus",
+        {**METHODS["qcplus"], "regulariser": DIFFERENCES, "training": {"precision": "bfloat16"}},
+        "methods.qcplus.regulariser.derivatives (dataset digits): found 'finite_differences' with "
+        "training.precision 'bfloat16', expected 'autograd' or precision 'float32', as coarser",
+    ),
+    "differences in tf32": (
+        "methods.qcplus",
+        {**METHODS["qcplus"], "regulariser": DIFFERENCES, "training": {"precision": "tf32"}},
+        "methods.qcplus.regulariser.derivatives (dataset digits): found 'finite_differences' with "
+        "training.precision 'tf32', expected 'autograd' or precision 'float32', as coarser",
     ),
     "more processes than samples": (
         "defaults.training.processes",
@@ -537,6 +579,8 @@ GOOD = {
     "as many processes as samples": ("defaults.training.processes", 32),
     "a batch in one part": ("defaults.training.micro_batch", 32),
     "a batch that is regularised as a whole": ("methods.qc.regulariser.batch_size", 32),
+    "differences": ("methods.qc.regulariser", DIFFERENCES),
+    "differences over a step": ("methods.qc.regulariser", {**DIFFERENCES, "difference_step": 0.01}),
     "as many test images as there are": ("datasets.digits.likelihood", {"samples": 360}),
     "all test images": ("defaults.likelihood.samples", None),
     "one neighbour fewer than samples": ("datasets.digits.quality.neighbours", 511),

@@ -126,6 +126,8 @@ OTHERS = {
         "batch_size": (2, ("train",)),
         "every": (2, ("train",)),
         "time_sampling": ("importance", ("train",)),
+        "derivatives": ("finite_differences", ("train",)),
+        "difference_step": (0.5, ("train",)),
     },
     f"{CELL}.samplers.pc": {
         "steps": (3, ("pc",)),
@@ -191,6 +193,11 @@ KEYS = [(section, key) for section, keys in OTHERS.items() for key in keys]
 # What a key needs in order to act, whichever value it has.
 GIVEN = {
     (CELL, "parameterisation"): {f"{CELL}.regulariser": None},
+    (f"{CELL}.regulariser", "derivatives"): {f"{CELL}.regulariser.estimator": "antisymmetric"},
+    (f"{CELL}.regulariser", "difference_step"): {
+        f"{CELL}.regulariser.estimator": "antisymmetric",
+        f"{CELL}.regulariser.derivatives": "finite_differences",
+    },
     (f"{CELL}.network", "progressive_combine"): {f"{CELL}.network.progressive_input": "input_skip"},
     (f"{CELL}.likelihood", "divergence"): {f"{CELL}.likelihood.samples": 2},
     (f"{CELL}.asymmetry", "estimator"): {

@@ -72,6 +72,13 @@ regularisers = st.fixed_dictionaries(
         "estimator": st.sampled_from(["trace", "antisymmetric"]),
         "batch_size": st.none() | st.integers(1, 16),
     }
+) | st.fixed_dictionaries(
+    {
+        "weight": st.floats(0, allow_infinity=False),
+        "estimator": st.just("antisymmetric"),
+        "derivatives": st.just("finite_differences"),
+    },
+    optional={"difference_step": st.floats(0, exclude_min=True, allow_infinity=False)},
 )
 
 

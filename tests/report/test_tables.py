@@ -34,6 +34,7 @@ QC = {
     **{**U, "started_from": "u@800", "regulariser_weight": 0.01},
     **{"regulariser_estimator": "trace", "regulariser_probes": 1, "regulariser_every": 1},
     **{"regulariser_time_sampling": "uniform", "regulariser_batch_size": 32},
+    **{"regulariser_derivatives": "autograd", "regulariser_difference_step": None},
 }
 PROTOCOLS = {"likelihood": {"rtol": 1e-3}, "asymmetry": {"noise_levels": 10, "weights": "raw"}}
 LABELS = {"u": "U-Net", "qc": "QC⁺", "c": "C"}
@@ -227,6 +228,17 @@ def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
             "L_QC with λ = 0.01, trace, 16 probes, every 4 steps, t by importance sampling, ",
         ),
         (
+            {
+                "regulariser_derivatives": "finite_differences",
+                "regulariser_difference_step": 0.003,
+            },
+            "1 probe, every step, by finite differences over 0.003 σ, started from",
+        ),
+        (
+            {},
+            "L_QC with λ = 0.01, trace, 1 probe, every step, started from",
+        ),
+        (
             {"regulariser_batch_size": 8, "regulariser_weight": 1e-4},
             "L_QC with λ = 0.0001, trace, 1 probe, every step, on 8 samples of each batch, started",
         ),
@@ -264,7 +276,12 @@ def edited():
     regulariser = {"weight": 0.5, "probes": 3, "estimator": "antisymmetric", "batch_size": 4}
     document["methods"]["qc"] |= {
         "checkpoints": [1000],
-        "regulariser": {**regulariser, "every": 2, "time_sampling": "importance"},
+        "regulariser": {
+            **regulariser,
+            "every": 2,
+            "time_sampling": "importance",
+            "derivatives": "finite_differences",
+        },
         "training": {"batch_size": 16},
     }
     document["methods"]["further"] = {
@@ -294,6 +311,8 @@ def test_every_measurement_says_how_its_model_was_trained(edited, stage):
             "regulariser_every": 2,
             "regulariser_time_sampling": "importance",
             "regulariser_batch_size": 4,
+            "regulariser_derivatives": "finite_differences",
+            "regulariser_difference_step": 0.003,
         },
     }
     assert trained("further") == {**U, "started_from": "u@800 → qc@1000"}

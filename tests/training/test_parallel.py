@@ -29,6 +29,16 @@ METHODS = {
         "parameterisation": "score",
         "regulariser": {**PART, "estimator": "antisymmetric"},
     },
+    # Over a step that is no small one, so that no rounding is divided by it.
+    "differences": {
+        "parameterisation": "score",
+        "regulariser": {
+            **PART,
+            "estimator": "antisymmetric",
+            "derivatives": "finite_differences",
+            "difference_step": 0.5,
+        },
+    },
 }
 
 

@@ -52,12 +52,17 @@ def assert_same(a, b):
             assert torch.equal(x[name], y[name]), (part, name)
 
 
-@pytest.mark.parametrize("estimator", ["trace", "antisymmetric"])
-def test_regulariser_of_weight_zero_changes_nothing(images, estimator):
-    regulariser = Regulariser(weight=0.0, estimator=estimator)
+DIFFERENCES = {"estimator": "antisymmetric", "derivatives": "finite_differences"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"estimator": "trace"}, {"estimator": "antisymmetric"}, DIFFERENCES]
+)
+def test_regulariser_of_weight_zero_changes_nothing(images, options):
+    regulariser = Regulariser(weight=0.0, **options)
     assert_same(run(images, 12), run(images, 12, regulariser=regulariser))
     # The regulariser is live: a positive weight does change the weights.
-    other = run(images, 12, regulariser=Regulariser(weight=1.0, estimator=estimator))
+    other = run(images, 12, regulariser=Regulariser(weight=1.0, **options))
     assert not torch.equal(
         run(images, 12).model["network.stem.weight"], other.model["network.stem.weight"]
     )
@@ -80,9 +85,16 @@ def test_weights_without_a_seed_come_from_the_global_generator():
     assert not torch.equal(first.network.stem.weight, second.network.stem.weight)
 
 
-@pytest.mark.parametrize("every, micro_batch", [(None, None), (7, 3)])
-def test_interrupted_training_ends_in_the_same_bytes(every, micro_batch, images, tmp_path):
-    regulariser = every and Regulariser(weight=1.0, estimator="antisymmetric", every=every)
+@pytest.mark.parametrize(
+    "every, micro_batch, derivatives",
+    [(None, None, None), (7, 3, "autograd"), (7, 3, "finite_differences")],
+)
+def test_interrupted_training_ends_in_the_same_bytes(
+    every, micro_batch, derivatives, images, tmp_path
+):
+    regulariser = every and Regulariser(
+        weight=1.0, estimator="antisymmetric", every=every, derivatives=derivatives
+    )
     training = TRAINING.model_copy(update={"micro_batch": micro_batch})
 
     def run(images, stop, state=None, **options):
@@ -106,9 +118,10 @@ def test_interrupted_training_ends_in_the_same_bytes(every, micro_batch, images,
 PARTS = {"weight": 0.5, "batch_size": 5, "probes": 2}
 
 
+@pytest.mark.parametrize("options", [{"estimator": "trace"}, DIFFERENCES])
 @pytest.mark.parametrize("every", [1, 3])
-def test_micro_batch_of_the_whole_batch_changes_no_byte(every, images):
-    regulariser = Regulariser(**PARTS, estimator="trace", every=every)
+def test_micro_batch_of_the_whole_batch_changes_no_byte(every, options, images):
+    regulariser = Regulariser(**PARTS, **options, every=every)
     whole = run(images, 7, regulariser=regulariser)
     at_once = TRAINING.model_copy(update={"micro_batch": 8})
     state = train(fresh(), images, 17, at_once, regulariser, 3, 7)

@@ -21,6 +21,7 @@ from qcsbm.score.models import build
 from qcsbm.training import loop, regulariser
 
 SHAPE, IMAGES, BATCH, STEPS, WINDOW = (1, 4, 4), 20, 7, 20, 8
+D = math.prod(SHAPE)
 LEVELS = 17  # k / 16 has no rounding, not even in float32
 NETWORK = dict(
     type="ncsnpp", nf=8, ch_mult=[1], num_res_blocks=1, attn_resolutions=[4], init_scale=1.0
@@ -48,6 +49,7 @@ def case(
 
 TRACE = dict(estimator="trace", weight=0.3, probes=2)
 ANTISYMMETRIC = dict(estimator="antisymmetric", weight=0.4, probes=3)
+DIFFERENCES = {**ANTISYMMETRIC, "derivatives": "finite_differences"}
 CASES = {
     "u": case(3, dropout=0.1, flip=True, dequantise=True, warmup=6, grad_clip=20.0, ema=0.6),
     "c": case(11, energy=True, residual=True, warmup=30, grad_clip=240.0, beta1=0.8),
@@ -98,6 +100,26 @@ CASES = {
         regulariser={**ANTISYMMETRIC, "batch_size": 4, "time_sampling": "importance"},
         warmup=12,
         grad_clip=50.0,
+    ),
+    "qcplus by differences": case(
+        3, start=5, regulariser=DIFFERENCES, dropout=0.1, warmup=12, grad_clip=50.0
+    ),
+    "qcplus by differences at every third step in parts": case(
+        11,
+        start=5,
+        micro_batch=2,
+        regulariser={
+            **DIFFERENCES,
+            "difference_step": 0.01,
+            "batch_size": 5,
+            "every": 3,
+            "time_sampling": "importance",
+        },
+        warmup=12,
+        grad_clip=60.0,
+    ),
+    "qcplus of vp by differences": case(
+        3, sde=VP, regulariser={**DIFFERENCES, "batch_size": 4}, warmup=12, grad_clip=50.0
     ),
 }
 
@@ -170,13 +192,17 @@ class Reference:
         # Eq. 2 and λ of Eq. 8, times std²: the score of N(m x_0, std² I) at x is −z / std.
         error = (s + z / std[:, None, None, None]).square().sum((1, 2, 3)) / 2
         dsm, qc = (weight * std**2 * error).mean(), torch.zeros(())
-        gradients = torch.autograd.grad(dsm, weights)
+        gradients = torch.autograd.grad(dsm, weights, retain_graph=True)
         if regularised:
             b = regulariser.batch_size or BATCH
             shape = (regulariser.probes, b, *SHAPE)
             draws = generator(seed, "probes", step)
             probes = 2.0 * torch.randint(0, 2, shape, generator=draws) - 1
-            qc = (weight * std**2)[:b] @ self.l_qc(x[:b], mean[:b], std[:b], probes) / b
+            if regulariser.derivatives == "autograd":
+                l_qc = self.l_qc(x[:b], mean[:b], std[:b], probes)
+            else:
+                l_qc = self.l_qc_by_differences(step, x, s, mean, std, probes)
+            qc = (weight * std**2)[:b] @ l_qc / b
             self.qc_gradients = torch.autograd.grad(qc, weights, materialize_grads=True)
         if regulariser:
             pairs = zip(gradients, self.qc_gradients, strict=True)
@@ -233,6 +259,26 @@ class Reference:
         else:
             values = ((j - j.mT) @ v).square().sum(2, keepdim=True) / 2
         return values.mean(0).flatten()
+
+    def l_qc_by_differences(self, step, x, s, mean, std, probes):
+        """½‖u‖² with u = (J − Jᵀ)v, and as its gradient that of uᵀJv + vᵀJ(−u) at constant u.
+
+        Jv and J(−u) are quotients of differences of scores that have the same dropout.
+        """
+        b, values = probes.shape[1], []
+        delta = self.case.regulariser.difference_step * std[:b, None, None, None]
+
+        def along(w):
+            torch.manual_seed(derive(self.case.seed, "dropout", step))
+            step_w = delta * (D / w.square().sum((1, 2, 3), keepdim=True)).sqrt()
+            return (self.score(x[:b] + step_w * w, mean[:b], std[:b]) - s[:b]) / step_w
+
+        for v in probes:
+            j_v = along(v)
+            u = (j_v - torch.autograd.grad(s[:b], x, v, retain_graph=True)[0][:b]).detach()
+            form = (u * j_v + v * along(-u)).sum((1, 2, 3))
+            values.append(u.square().sum((1, 2, 3)) / 2 + form - form.detach())
+        return torch.stack(values).mean(0)
 
     def update(self, step, gradients):
         """Clipping, Adam with warm-up, EMA; the norm before clipping."""
