@@ -1,8 +1,12 @@
 """The workflow as tests run it, and its ci tier, which is run once for all of them."""
 
+import atexit
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,11 +32,28 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 
 
+@cache
+def forks():
+    """The process that forks Snakemake, until this one ends."""
+    # Without -P its folder would be one that modules are imported from.
+    command = [sys.executable, "-P", ROOT / "tests/forks.py"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.communicate)
+    return process
+
+
 def snakemake(*arguments, cwd, timeout=1800):
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", *arguments]
-    return subprocess.run(
-        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=timeout
-    )
+    """What came of ``python -m snakemake`` with ``arguments`` in the folder ``cwd``."""
+    words = ["--snakefile", *map(str, (ROOT / "Snakefile", *arguments))]
+    process = forks()
+    with tempfile.NamedTemporaryFile() as output, tempfile.NamedTemporaryFile() as errors:
+        call = {"arguments": words, "folder": str(cwd), "environment": dict(os.environ)}
+        call |= {"output": output.name, "errors": errors.name, "seconds": timeout}
+        process.stdin.write(json.dumps(call) + "\n")
+        process.stdin.flush()
+        status = int(process.stdout.readline())
+        texts = [Path(file.name).read_text(encoding="utf-8") for file in (output, errors)]
+    return subprocess.CompletedProcess(words, status, *texts)
 
 
 def in_process(*arguments):

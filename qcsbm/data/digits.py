@@ -6,8 +6,6 @@ References:
 """
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from qcsbm.data.splits import Split, Splits
 from qcsbm.schema.sources import Digits
@@ -15,6 +13,10 @@ from qcsbm.schema.sources import Digits
 
 def digits(config: Digits) -> Splits:
     """A stratified split with ``config.test`` test images, the same for every seed."""
+    # These take a second, and only this source needs them.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     images = bunch.images.astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)

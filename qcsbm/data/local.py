@@ -11,7 +11,6 @@ import numpy as np
 from qcsbm.data.splits import SPLITS, Split, Splits
 from qcsbm.runtime.errors import BadInput, MissingFile
 from qcsbm.runtime.files import CHUNK
-from qcsbm.runtime.seeding import permutation
 from qcsbm.schema.sources import Own, Published
 
 
@@ -55,6 +54,8 @@ def random_order(n: int, limit: int | None, split: str) -> np.ndarray:
         raise BadInput(
             f"data.{split}: found {limit}, expected at most {n}, the number of images in the files"
         )
+    from qcsbm.runtime.seeding import permutation  # with torch, which takes seconds
+
     return permutation(n, 0, "data", split)[:limit]
 
 

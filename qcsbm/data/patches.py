@@ -5,7 +5,6 @@ testing, the rest is for training: no pixel is in both, and both see all of the 
 """
 
 import numpy as np
-from sklearn.datasets import load_sample_images
 
 from qcsbm.data.splits import Split, Splits
 from qcsbm.runtime.errors import BadInput
@@ -20,6 +19,8 @@ def patches(config: Patches) -> Splits:
     Raises:
         BadInput: there are fewer positions than patches asked for.
     """
+    from sklearn.datasets import load_sample_images  # takes a second, and only this source needs it
+
     photographs = load_sample_images().images
     size = config.size
     rng = np.random.default_rng(0)

@@ -40,7 +40,7 @@ def test_sentences_are_plain_too(tmp_path):
     document = yaml.safe_load(CI.read_text())
     document["methods"]["u"]["init_from"] = {"method": "qc", "step": 1}
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(document))
-    status, _, said = qcsbm("describe", "--configfile", "x.yaml", cwd=tmp_path, **C)
+    status, _, said = qcsbm("status", "--configfile", "x.yaml", cwd=tmp_path, **C)
     assert status == 2
     assert "found the cycle qc -> u -> qc, expected" in said
 

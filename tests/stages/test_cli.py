@@ -22,21 +22,18 @@ from qcsbm.training import checkpoint
 ROOT = Path(__file__).parents[2]
 
 
-def qcsbm(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "qcsbm", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     spec = preparing({"source": "digits", "test": 360})
-    assert qcsbm("prepare", "--spec", spec, "--out", folder).returncode == 0
+    assert in_process("prepare", "--spec", spec, "--out", folder) == 0
     return folder
 
 
 def test_help_names_tools_first_and_every_stage_apart():
-    tools, _, stages = qcsbm("--help").stdout.partition("\nstages, which ")
+    command = [sys.executable, "-m", "qcsbm", "--help"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    tools, _, stages = printed.partition("\nstages, which ")
     for found, names in ((tools, cli.TOOLS), (stages, cli.STAGES)):
         lines = [line.split() for line in found.splitlines() if line.startswith("  ")]
         listed = [words[0] for words in lines if words[0] in cli.TOOLS | cli.STAGES]
@@ -70,14 +67,14 @@ def test_prepared_digits_are_those_of_scikit_learn(data):
         (["gather_records", "--records", "gone.json", "--spec", "{}", "--out", "x"], "gone.json"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments, sentence, tmp_path):
-    result = qcsbm(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
-    assert sentence in result.stderr and "Traceback" not in result.stderr
+def test_wrong_arguments_are_refused(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert in_process(*arguments) == 2
+    assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_input_file_is_one_sentence_and_leaves_nothing(data, tmp_path):
+def test_damaged_input_file_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     broken = tmp_path / "broken.json"
     broken.write_text("{}")
     arguments = [
@@ -89,19 +86,18 @@ def test_damaged_input_file_is_one_sentence_and_leaves_nothing(data, tmp_path):
         "--out",
         tmp_path / "out.csv",
     ]
-    result = qcsbm(*arguments)
-    assert result.returncode == 2
-    assert result.stderr.strip().splitlines()[-1] == (
-        f"qcsbm gather_records: {broken}: found no record of a stage, expected its JSON"
+    assert in_process(*arguments) == 2
+    assert capsys.readouterr().err == (
+        f"qcsbm gather_records: {broken}: found no record of a stage, expected its JSON\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["broken.json"]
 
 
-def test_images_of_another_kind_are_refused(data, tmp_path):
+def test_images_of_another_kind_are_refused(data, tmp_path, capsys):
     wrong = tmp_path / "images.npy"
     np.save(wrong, np.zeros((3, 8, 8)))
     spec = json.dumps({"version": 1, "protocol": {"extractor": "efficientnet_lite0"}})
-    result = qcsbm(
+    status = in_process(
         "features",
         "--spec",
         spec,
@@ -114,8 +110,9 @@ def test_images_of_another_kind_are_refused(data, tmp_path):
         "--out",
         tmp_path / "f.npz",
     )
-    assert result.returncode == 2
-    assert "images.npy: found float64 of shape (3, 8, 8), expected uint8 images" in result.stderr
+    assert status == 2
+    said = capsys.readouterr().err
+    assert "images.npy: found float64 of shape (3, 8, 8), expected uint8 images" in said
     assert not (tmp_path / "f.npz").exists()
 
 
@@ -147,8 +144,7 @@ CELL = ["--configfile", ROOT / "config/ci.yaml", "--dataset", "digits", "--metho
 
 def test_imported_checkpoint_has_both_weights_and_a_record_of_its_origin(published, tmp_path):
     model, path = published
-    result = qcsbm("import-checkpoint", path, "--out", tmp_path, *CELL)
-    assert result.returncode == 0, result.stderr
+    assert in_process("import-checkpoint", path, "--out", tmp_path, *CELL) == 0
     assert {file.name for file in tmp_path.iterdir()} == {
         "checkpoint.safetensors",
         "checkpoint.json",
@@ -233,9 +229,9 @@ def test_shape_that_only_prepared_data_know_is_asked_for(published, data, tmp_pa
     assert in_process(*arguments, "--data", data) == 0
 
 
-def test_description_of_the_paper_network_counts_as_published():
-    result = qcsbm("describe", "--dataset", "cifar10", "--method", "u")
-    facts = json.loads(result.stdout)
+def test_description_of_the_paper_network_counts_as_published(capsys):
+    assert in_process("describe", "--dataset", "cifar10", "--method", "u") == 0
+    facts = json.loads(capsys.readouterr().out)
     assert facts["parameters"] == 107_586_947
     assert facts["state_dict_entries"] == 964
     assert facts["dataset"] == "cifar10" and facts["method"] == "u"

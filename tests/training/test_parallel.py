@@ -102,6 +102,7 @@ def test_two_processes_make_the_steps_of_one(method, micro_batch, tiny, inputs, 
     assert distance(one.exp_avg, other.exp_avg) > 1e-2
 
 
+STEPS = 60
 SAVING = "import sys; from qcsbm import cli; from qcsbm.stages import train; "
 SAVING += "train.SAVE_EVERY_S = 0.0; sys.exit(cli.main())"
 
@@ -149,7 +150,7 @@ def ended(pid):
 def whole(tiny, inputs, tmp_path_factory):
     """What the training of two processes ends in."""
     folder = tmp_path_factory.mktemp("whole")
-    assert in_process(*command(spec(tiny, "u", 2, 150), inputs, folder)) == 0
+    assert in_process(*command(spec(tiny, "u", 2, STEPS), inputs, folder)) == 0
     return folder
 
 
@@ -158,7 +159,7 @@ def whole(tiny, inputs, tmp_path_factory):
 def test_a_training_whose_process_ends_goes_on_to_the_same_bytes(
     first, tiny, inputs, whole, tmp_path
 ):
-    run = command(spec(tiny, "u", 2, 150), inputs, tmp_path)
+    run = command(spec(tiny, "u", 2, STEPS), inputs, tmp_path)
     process = start(run)
     wait_for((tmp_path / "step.state/previous.safetensors").exists)
     (other,) = children(process.pid)

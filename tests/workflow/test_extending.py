@@ -55,7 +55,7 @@ def test_every_block_of_the_tutorial_works_in_an_empty_folder(tmp_path):
 
 
 TABLES = {
-    "table2": ["| C ", "| U ", "| QC "],
+    "table2": ["| U ", "| QC "],
     "table3": ["Coverage ↑", "KD ↓"],
 }
 

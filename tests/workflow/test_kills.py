@@ -83,7 +83,7 @@ def test_jobs_that_were_killed_end_in_the_same_bytes(
 @pytest.mark.slow
 def test_snakemake_that_was_killed_is_unlocked_and_goes_on(tmp_path):
     """As Snakemake has it: its lock outlives a SIGKILL, `--unlock` says that the other is dead."""
-    target = "results/ci/runs/digits/qc/seed0/step60.safetensors"
+    target = "results/ci/runs/digits/u/seed0/step40.safetensors"
     options = ["--cores", "2", "--configfile", ROOT / "config/ci.yaml"]
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", target]
     first = subprocess.Popen(

@@ -237,13 +237,14 @@ def test_an_edit_of_it_trains_and_measures_again(here):
     document["defaults"]["network"]["type"] = "nets.mine:Net"
     document["defaults"]["training"]["processes"] = 2
     Path("own.yaml").write_text(yaml.safe_dump(document))
-    targets = [f"{RUNS}/{method}/seed3/asymmetry.json" for method in ("c", "u", "qc")]
+    # QC, for which U is trained too.
+    target = f"{RUNS}/qc/seed3/asymmetry.json"
     options = ["--cores", "2", "--configfile", "own.yaml"]
-    result = snakemake(*targets, *options, cwd=here)
+    result = snakemake(target, *options, cwd=here)
     assert result.returncode == 0, result.stderr[-3000:]
 
     def planned():
-        output = snakemake(*targets, "-n", *options, cwd=here).stdout
+        output = snakemake(target, "-n", *options, cwd=here).stdout
         counts = {} if "Nothing to be done" in output else jobs(output)
         return {rule: n for rule, n in counts.items() if rule != "total"}
 
@@ -251,4 +252,4 @@ def test_an_edit_of_it_trains_and_measures_again(here):
     assert planned() == {}
     Path("nets/base.py").write_text(MODULE.replace("torch.tanh", "torch.sin"))
     os.utime("nets/base.py", (1, 1))
-    assert planned() == {"train": 4, "asymmetry": 3, "gather_asymmetry": 3}
+    assert planned() == {"train": 2, "asymmetry": 1, "gather_asymmetry": 1}
