@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 
@@ -14,7 +14,9 @@ from qcsbm.adapters.ase import load_calculator
 from qcsbm.adapters.load import load
 from qcsbm.auditing.audit import DTYPES, LEVELS, audit
 from qcsbm.auditing.data import samples
+from qcsbm.auditing.force_report import ForceReport
 from qcsbm.auditing.forces import audit_forces
+from qcsbm.auditing.report import Report
 from qcsbm.conservativeness.estimates import PRODUCTS
 from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.errors import BadInput
@@ -120,14 +122,10 @@ def _run_forces(arguments: argparse.Namespace) -> None:
         )
     report.to_json(arguments.out / "audit.json")
     print(report)
-    try:
-        for suffix in (".png", ".svg"):
-            report.plot(arguments.out / f"audit{suffix}")
-    except BadInput as error:
-        print(f"qcsbm audit: {error}", file=sys.stderr)
+    write_figures(report, arguments.out)
 
 
-def write_figures(report: Any, folder: Path) -> None:
+def write_figures(report: Report | ForceReport, folder: Path) -> None:
     """The figure and the page of an audit, or a sentence on why there are none."""
     try:
         for suffix in (".png", ".svg"):
