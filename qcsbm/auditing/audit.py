@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -109,7 +110,11 @@ def audit(
         )
     times = _times(t, field.schedule)
     _require_kinds(field, kinds)
-    with _converted(field.module, x):
+    around = circulation and len(x) >= 3
+    total = (1 + around + (spectrum > 0)) * len(times)
+    # A sentence on bad input stands by itself: the bar is cleared.
+    bar = tqdm(desc="checks", total=total, disable=not progress, unit="part", leave=False)
+    with bar, _converted(field.module, x):
         run = Measurement(field, x, seed, batch_size, step)
         first = run.noisy(0, times[0])
         require_auditable(field, first, like(times[0], first[:2]))
@@ -117,16 +122,18 @@ def audit(
         chosen, why = run.choose(products, times[0])
         if spectrum and chosen == "forward":
             spectrum = 0
+            bar.total = (1 + around) * len(times)
             warnings.append("no spectrum: it needs the transposed Jacobian, which forward has not")
         count = run.probes(chosen, probes, relative_error, times[0])
-        with tqdm(total=3 * len(times), disable=not progress, unit="part") as bar:
-            measured = [
+        measured = []
+        for number, time_of_level in enumerate(times):
+            within = partial(_shown, bar, f"level {number + 1} of {len(times)}")
+            measured.append(
                 run.level(
-                    number, time, chosen, count, kinds, circulation, spectrum, planes, bar.update
+                    number, time_of_level, chosen, count, kinds, around, spectrum, planes, within
                 )
-                for number, time in enumerate(times)
-            ]
-    if circulation and len(x) < 3:
+            )
+    if circulation and not around:
         warnings.append(f"no circulation: {len(x)} samples make no triangle")
     audited = found.Audited(
         name=field.name,
@@ -147,6 +154,7 @@ def audit(
         seed=seed,
         dtype=str(x.dtype).removeprefix("torch."),
         device=x.device.type,
+        threads=torch.get_num_threads(),
         data=digest,
     )
     mean = over_levels(measured)
@@ -157,7 +165,11 @@ def audit(
         mean=mean,
         warnings=(*warnings, *run.warnings),
         conclusion=tuple(conclusion(audited, protocol, measured, mean)),
-        cost=found.Cost(evaluations=run.evaluations, seconds=round(time.perf_counter() - start, 3)),
+        cost=found.Cost(
+            evaluations=sum(run.evaluations.values()),
+            parts=run.evaluations,
+            seconds=round(time.perf_counter() - start, 3),
+        ),
         versions=dict(versions()),
     )
 
@@ -281,6 +293,14 @@ def _require_kinds(field: Field, kinds: Sequence[Kind]) -> None:
             f"kinds: found {', '.join(kinds)} for a field of kind {field.kind!r} with schedule "
             f"{field.schedule}, expected a model of data with noise"
         )
+
+
+@contextmanager
+def _shown(bar: "tqdm[NoReturn]", level: str, part: str) -> Iterator[None]:
+    """Within, the ``bar`` says which part of which level is being measured."""
+    bar.set_description(f"{level}: {part}")
+    yield
+    bar.update()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from qcsbm.auditing.report import (
     Whole,
     Zero,
     aligned,
+    by_part,
     interval,
     shown,
     wrapped,
@@ -208,7 +209,8 @@ def protocol(report: ForceReport) -> str:
     done = " and ".join(jacobians)
     return (
         f"{done[0].upper()}{done[1:]}, by central differences of {p.step:g} Å; "
-        f"{report.cost.evaluations} force calls, seed {p.seed}."
+        f"seed {p.seed}. Force calls: "
+        f"{by_part(report.cost)}."
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -54,7 +55,7 @@ class Measurement:
         self.batch_size = batch_size
         # Where truncation and rounding of a central difference are about equal.
         self.step = 2 * torch.finfo(x.dtype).eps ** (1 / 3) if step is None else step
-        self.evaluations = 0
+        self.evaluations: dict[str, int] = {}
         self.warnings: list[str] = []
 
     def noisy(self, number: int, t: float | None) -> Tensor:
@@ -183,7 +184,7 @@ class Measurement:
         trial = generator(self.seed, "pilot")
         count = PILOT_PAIRS if products == "forward" else PILOT_PROBES
         pilot = estimate(self.function(t), x, count, products, self.length(t), trial)
-        self.evaluations += len(x) * pilot.evaluations
+        self._count("pilot", len(x) * pilot.evaluations)
         enough = probes_for(relative_error, len(self.x), products, _rho(pilot))
         return min(max(enough, count), MOST_PROBES)
 
@@ -197,40 +198,28 @@ class Measurement:
         circulation: bool,
         spectrum: int,
         planes: int,
-        done: Callable[[], object],
+        within: Callable[[str], AbstractContextManager[None]],
     ) -> found.Level:
-        """All numbers of one level."""
+        """All numbers of one level; each part is done ``within`` a context by its name."""
         x = self.noisy(number, t)
-        function, length = self.function(t), self.length(t)
-        parts = []
-        for batch, part in enumerate(x.split(self.batch_size)):
-            draws = generator(self.seed, "probes", number, batch)
-            if probes is None:
-                parts.append(exact(function, part, products, length))
-            else:
-                parts.append(estimate(function, part, probes, products, length, draws))
+        with within("asymmetry"):
+            parts = self._estimates(x, number, t, products, probes)
         asym = torch.cat([part.asym for part in parts])
         nasym = torch.cat([part.nasym() for part in parts])
         if not (asym.isfinite().all() and nasym.isfinite().all()):
             where = "" if t is None else f" at t = {t:.3g}"
             raise Diverged(f"{self.field.name}: found an asymmetry that is not finite{where}")
-        evaluations = len(x) * parts[0].evaluations
-        done()
+        evaluations = self._count("asymmetry", len(x) * parts[0].evaluations)
         around = None
-        if circulation and len(x) >= 3:
-            around, used = self._circulation(x, t)
-            evaluations += used
-        done()
-        spectra = []
-        for sample in x[:spectrum].split(1) if spectrum else ():
-            computed = planes_of.spectrum(function, sample, planes, products, length)
-            spectra.append(_spectrum(computed, self._denoiser(t)))
-            if computed.unconverged is not None:
-                where = "" if t is None else f" at t = {t:.3g}"
-                self.warnings.append(f"the spectrum{where} has {computed.unconverged}")
-            evaluations += computed.evaluations
-        done()
-        self.evaluations += evaluations
+        if circulation:
+            with within("circulation"):
+                around, used = self._circulation(x, t)
+            evaluations += self._count("circulation", used)
+        spectra: list[found.Spectrum] = []
+        if spectrum:
+            with within("spectrum"):
+                spectra, used = self._spectra(x[:spectrum], t, planes, products)
+            evaluations += self._count("spectrum", used)
         of_nasym = Quantity.of(mean(nasym))
         return found.Level(
             t=t,
@@ -248,6 +237,40 @@ class Measurement:
             spectrum=tuple(spectra),
             samples=found.Values(asym=tuple(asym.tolist()), nasym=tuple(nasym.tolist())),
         )
+
+    def _estimates(
+        self, x: Tensor, number: int, t: float | None, products: Products, probes: int | None
+    ) -> list[Estimates]:
+        """Of every batch."""
+        function, length = self.function(t), self.length(t)
+        parts = []
+        for batch, part in enumerate(x.split(self.batch_size)):
+            draws = generator(self.seed, "probes", number, batch)
+            if probes is None:
+                parts.append(exact(function, part, products, length))
+            else:
+                parts.append(estimate(function, part, probes, products, length, draws))
+        return parts
+
+    def _spectra(
+        self, x: Tensor, t: float | None, planes: int, products: Products
+    ) -> tuple[list[found.Spectrum], int]:
+        """Of every sample, and the evaluations of all."""
+        spectra, evaluations = [], 0
+        for sample in x.split(1):
+            computed = planes_of.spectrum(
+                self.function(t), sample, planes, products, self.length(t)
+            )
+            spectra.append(_spectrum(computed, self._denoiser(t)))
+            if computed.unconverged is not None:
+                where = "" if t is None else f" at t = {t:.3g}"
+                self.warnings.append(f"the spectrum{where} has {computed.unconverged}")
+            evaluations += computed.evaluations
+        return spectra, evaluations
+
+    def _count(self, part: str, evaluations: int) -> int:
+        self.evaluations[part] = self.evaluations.get(part, 0) + evaluations
+        return evaluations
 
     def _circulation(self, x: Tensor, t: float | None) -> tuple[found.Circulation, int]:
         triangles = paths.triangles_of(x)

@@ -90,8 +90,9 @@ class Protocol(Part):
 
     ``why`` says why the products were chosen. ``estimator`` is exact where whole Jacobians were
     computed; else there were ``probes`` Rademacher probes for every sample. ``step`` is that of
-    difference quotients, as a multiple of the noise level or, without one, of the samples' root
-    mean square. ``data`` is the SHA-256 of the samples given.
+    difference quotients, as a multiple of the noise level or, without one, of the samples' standard
+    deviation. ``threads`` are those of PyTorch, on whose number the rounding of sums depends.
+    ``data`` is the SHA-256 of the samples given.
     """
 
     products: Literal["autograd", "finite_differences", "forward"]
@@ -103,6 +104,7 @@ class Protocol(Part):
     seed: int
     dtype: str
     device: str
+    threads: Whole
     data: str
 
 
@@ -198,9 +200,14 @@ class Mean(Part):
 
 
 class Cost(Part):
-    """Forward and backward passes of single samples, checks included, and the time they took."""
+    """Forward and backward passes of single samples, in all and by part, and the time in seconds.
+
+    Of an audit of forces they are force calls. The time includes what was tried before, whose
+    passes are not counted: some dozens, and where the scale of data is judged 128 more.
+    """
 
     evaluations: Whole
+    parts: dict[str, Whole]
     seconds: Size
 
 
@@ -295,8 +302,14 @@ def protocol(report: Report) -> str:
     step = "" if p.step is None else f", step {p.step:g}"
     return (
         f"{p.samples} samples, {jacobians}, products: {p.products}{step} ({p.why}); {p.dtype} on "
-        f"{p.device}, seed {p.seed}.{schedule}"
+        f"{p.device}, seed {p.seed}.{schedule} Evaluations: {by_part(report.cost)}."
     )
+
+
+def by_part(cost: Cost) -> str:
+    """The number of evaluations, and of those of each part."""
+    parts = ", ".join(f"{name} {number}" for name, number in cost.parts.items())
+    return f"{cost.evaluations} ({parts})"
 
 
 def table(report: Report) -> list[str]:

@@ -1,21 +1,25 @@
 """Measure how far a model of one's own is from a gradient: a table, JSON and one page."""
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 
-from qcsbm.adapters.ase import load_calculator
+from qcsbm.adapters.ase import from_calculator, load_calculator, read_structures
 from qcsbm.adapters.load import load
 from qcsbm.auditing.audit import DTYPES, LEVELS, audit
 from qcsbm.auditing.data import samples
 from qcsbm.auditing.force_report import ForceReport
 from qcsbm.auditing.forces import audit_forces
+from qcsbm.auditing.measurement import like
 from qcsbm.auditing.report import Report
 from qcsbm.conservativeness.estimates import PRODUCTS
 from qcsbm.runtime.device import claim_device
@@ -24,6 +28,8 @@ from qcsbm.score.kinds import Kind
 from qcsbm.score.schedules import NAMED, Discrete, Schedule, levels, parse
 
 SAMPLES = 32
+# Samples of the calls that choose the number of threads, and what more of them have to save.
+TRIED, FASTER = 8, 0.9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,12 +92,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.schedule is not None:
         settings["schedule"] = parse(arguments.schedule)
     field = load(arguments.model, **{k: v for k, v in settings.items() if v is not None})
-    x = samples(arguments.data, field, arguments.samples, arguments.seed)
-    with _arithmetic():
+    x = samples(arguments.data, field, arguments.samples, arguments.seed).to(claim_device())
+    times = _times(arguments.levels, field.schedule)
+    some = x[:TRIED]
+    with _arithmetic(lambda: field(some, like(times[-1] if times else None, some))):
         report = audit(
             field,
-            x.to(claim_device()),
-            _times(arguments.levels, field.schedule),
+            x,
+            times,
             kinds=arguments.kinds,
             products=arguments.products,
             probes=arguments.probes,
@@ -111,9 +119,13 @@ def _run_forces(arguments: argparse.Namespace) -> None:
             raise BadInput(f"--{name}: found one, expected none for a calculator of ASE")
     if arguments.kinds or arguments.levels != [LEVELS]:
         raise BadInput("--kinds, --levels: found some, expected none for a calculator of ASE")
-    with _arithmetic():
+    calculator = load_calculator(arguments.model)
+    frame = read_structures(arguments.data)[0]
+    # A calculator keeps the forces at the positions of its last call.
+    x = torch.from_numpy(np.stack([frame.positions, frame.positions + 0.01]))
+    with _arithmetic(lambda: from_calculator(calculator, frame)(x, x.new_zeros(2))):
         report = audit_forces(
-            load_calculator(arguments.model),
+            calculator,
             arguments.data,
             probes=arguments.probes,
             samples=arguments.samples,
@@ -127,6 +139,8 @@ def _run_forces(arguments: argparse.Namespace) -> None:
 
 def write_figures(report: Report | ForceReport, folder: Path) -> None:
     """The figure and the page of an audit, or a sentence on why there are none."""
+    # It says of every table of a font that it is there.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
     try:
         for suffix in (".png", ".svg"):
             report.plot(folder / f"audit{suffix}")
@@ -136,21 +150,56 @@ def write_figures(report: Report | ForceReport, folder: Path) -> None:
 
 
 @contextmanager
-def _arithmetic() -> Iterator[None]:
-    """Within, all cores are used, and operations that are never deterministic are allowed.
+def _arithmetic(evaluate: Callable[[], object]) -> Iterator[None]:
+    """Within, several cores may be used, and operations that are never deterministic are allowed.
 
-    Unlike a job of the workflow, an audit has the machine for itself, and its model may need any
-    operation.
+    Unlike a job of the workflow, an audit may have the machine for itself, and its model may need
+    any operation. ``evaluate`` is a call of the model, which tells how many cores it can use.
     """
     threads = torch.get_num_threads()
     mode = torch.get_deterministic_debug_mode()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     torch.set_deterministic_debug_mode("warn" if mode else "default")
     try:
+        _set_threads(evaluate)
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(mode)
+
+
+def _set_threads(evaluate: Callable[[], object]) -> None:
+    """As many threads as make a call faster, unless OMP_NUM_THREADS says how many.
+
+    Where other processes need the cores too, threads wait for each other: two have taken 22 times
+    as long as one.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads, most = 1, cores or 1
+    # What is wrong with the model, the audit says.
+    with suppress(Exception), torch.no_grad():
+        evaluate()
+        best = _seconds(evaluate, threads)
+        while threads < most:
+            more = min(2 * threads, most)
+            taken = _seconds(evaluate, more)
+            if taken > FASTER * best:
+                break
+            threads, best = more, taken
+    torch.set_num_threads(threads)
+
+
+def _seconds(evaluate: Callable[[], object], threads: int) -> float:
+    """Of the faster of two calls."""
+    torch.set_num_threads(threads)
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter()
+        evaluate()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def _times(wanted: list[int | float], schedule: Schedule | None) -> list[float] | None:
