@@ -7,6 +7,7 @@ References:
 """
 
 import hashlib
+import math
 import platform
 import sys
 import time
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import torch
@@ -31,10 +32,13 @@ from qcsbm.auditing.report import Report
 from qcsbm.conservativeness.estimates import Products
 from qcsbm.runtime.errors import BadInput
 from qcsbm.score.kinds import Kind
-from qcsbm.score.schedules import Schedule, levels
+from qcsbm.score.schedules import EDM, RectifiedFlow, Schedule, ends, levels
+from qcsbm.score.sde import SDE
 
 # Levels of a schedule, where no times are given.
 LEVELS = 5
+# Noise levels beyond those of a schedule, relative to these, that are no reason to refuse a time.
+SLACK = 1e-3
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PACKAGES = ("qcsbm", "torch", "numpy", "scipy", "diffusers", "azula", "ase")
 
@@ -101,6 +105,8 @@ def audit(
     True
     """
     start = time.perf_counter()
+    if schedule is not None and (isinstance(schedule, type) or not hasattr(schedule, "std")):
+        raise BadInput(f"schedule: found {schedule!r}, expected a schedule such as qcsbm.VE()")
     field = _as_field(field, kind, schedule, isinstance(x, np.ndarray), t is not None)
     x, digest = _samples(x, dtype)
     if field.shape is not None and tuple(x.shape[1:]) != field.shape:
@@ -108,8 +114,9 @@ def audit(
             f"x: found samples of shape {tuple(x.shape[1:])}, expected {field.shape}, that of "
             f"{field.name}"
         )
-    times = _times(t, field.schedule)
     _require_kinds(field, kinds)
+    _require_sizes(relative_error, step, spectrum, planes, batch_size)
+    times = _times(t, field.schedule)
     around = circulation and len(x) >= 3
     total = (1 + around + (spectrum > 0)) * len(times)
     # A sentence on bad input stands by itself: the bar is cleared.
@@ -134,7 +141,7 @@ def audit(
                 )
             )
     if circulation and not around:
-        warnings.append(f"no circulation: {len(x)} samples make no triangle")
+        warnings.append("no circulation: it needs three samples or more")
     audited = found.Audited(
         name=field.name,
         kind=field.kind,
@@ -260,7 +267,8 @@ def _as_field(
     if isinstance(field, Field):
         return replace(field, kind=kind or field.kind, schedule=schedule or field.schedule)
     if not callable(field):
-        raise BadInput(f"field: found a {type(field).__name__}, expected a function or a Field")
+        found_type = type(field).__name__
+        raise BadInput(f"field: found an object of type {found_type}, expected a function or Field")
     module = field if isinstance(field, nn.Module) else None
     arrays = arrays and module is None
     of_x_and_t: Callable[..., Any] = of_tensors(field) if arrays else field
@@ -281,13 +289,53 @@ def _times(
 ) -> list[float | None]:
     if t is None:
         return [None] if schedule is None else levels(schedule, LEVELS).tolist()
-    times = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
-    if not times:
-        raise BadInput("t: found no time, expected at least one")
-    return times
+    try:
+        times = torch.as_tensor(t, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise BadInput(f"t: found {t!r}, expected one time or several") from None
+    if not len(times) or not times.isfinite().all():
+        raise BadInput(f"t: found {t!r}, expected one finite time or more")
+    if isinstance(schedule, SDE | EDM | RectifiedFlow):
+        _require_known(times, schedule)
+    return times.tolist()
+
+
+def _require_known(times: Tensor, schedule: SDE | EDM | RectifiedFlow) -> None:
+    """Refuse times at which no model of the ``schedule`` was trained.
+
+    Noise levels in their place would give numbers too.
+    """
+    low, high = ends(schedule)
+    sigma = schedule.sigma(times)
+    # The first time of an SDE is a little after 0.
+    unknown = (sigma < low * (1 - SLACK)) | (sigma > high * (1 + SLACK))
+    if unknown.any():
+        t, found = float(times[unknown][0]), float(sigma[unknown][0])
+        raise BadInput(
+            f"t: found {t:g}, a noise level of {found:.3g} relative to the data, expected a time "
+            f"at which it is {low:.3g} to {high:.3g}, as of {schedule}"
+        )
+
+
+def _require_sizes(
+    relative_error: float, step: float | None, spectrum: int, planes: int, batch_size: int
+) -> None:
+    for name, number in (("relative_error", relative_error), ("step", step)):
+        if number is not None and not 0 < number < math.inf:
+            raise BadInput(f"{name}: found {number:g}, expected a positive number")
+    for name, count, least in (
+        ("spectrum", spectrum, 0),
+        ("planes", planes, 1),
+        ("batch_size", batch_size, 1),
+    ):
+        if count < least:
+            raise BadInput(f"{name}: found {count}, expected at least {least}")
 
 
 def _require_kinds(field: Field, kinds: Sequence[Kind]) -> None:
+    for kind in (field.kind, *kinds):
+        if kind not in get_args(Kind):
+            raise BadInput(f"kind: found {kind!r}, expected one of {', '.join(get_args(Kind))}")
     if kinds and (field.schedule is None or field.kind == "force"):
         raise BadInput(
             f"kinds: found {', '.join(kinds)} for a field of kind {field.kind!r} with schedule "

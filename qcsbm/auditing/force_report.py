@@ -25,7 +25,7 @@ from qcsbm.auditing.report import (
     shown,
     wrapped,
 )
-from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.errors import BadInput, MissingFile
 from qcsbm.runtime.files import write_text
 from qcsbm.runtime.terminal import plain
 
@@ -113,7 +113,12 @@ class ForceReport(Part):
 
         Raises:
             BadInput: the file holds something else.
+            MissingFile: there is no such file.
         """
+        if not Path(path).is_file():
+            raise MissingFile(
+                f"{path}: found no such file, expected the report of an audit of forces"
+            )
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:

@@ -1,8 +1,8 @@
 """The numbers of an audit: which products, how many probes, and all that one level has."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -207,19 +207,18 @@ class Measurement:
         asym = torch.cat([part.asym for part in parts])
         nasym = torch.cat([part.nasym() for part in parts])
         if not (asym.isfinite().all() and nasym.isfinite().all()):
-            where = "" if t is None else f" at t = {t:.3g}"
-            raise Diverged(f"{self.field.name}: found an asymmetry that is not finite{where}")
+            raise Diverged(f"{self.field.name}: found an asymmetry that is not finite{_at(t)}")
         evaluations = self._count("asymmetry", len(x) * parts[0].evaluations)
-        around = None
+        around, spectra = None, list[found.Spectrum]()
+        # Edges and steps lead away from the samples: what is not finite there leaves the rest.
         if circulation:
-            with within("circulation"):
+            with within("circulation"), self._warned("circulation", t):
                 around, used = self._circulation(x, t)
-            evaluations += self._count("circulation", used)
-        spectra: list[found.Spectrum] = []
+                evaluations += self._count("circulation", used)
         if spectrum:
-            with within("spectrum"):
+            with within("spectrum"), self._warned("spectrum", t):
                 spectra, used = self._spectra(x[:spectrum], t, planes, products)
-            evaluations += self._count("spectrum", used)
+                evaluations += self._count("spectrum", used)
         of_nasym = Quantity.of(mean(nasym))
         return found.Level(
             t=t,
@@ -263,10 +262,18 @@ class Measurement:
             )
             spectra.append(_spectrum(computed, self._denoiser(t)))
             if computed.unconverged is not None:
-                where = "" if t is None else f" at t = {t:.3g}"
-                self.warnings.append(f"the spectrum{where} has {computed.unconverged}")
+                self.warnings.append(f"the spectrum{_at(t)} has {computed.unconverged}")
             evaluations += computed.evaluations
         return spectra, evaluations
+
+    @contextmanager
+    def _warned(self, part: str, t: float | None) -> Iterator[None]:
+        """Within, a failed computation is a warning that there is no such ``part``."""
+        try:
+            yield
+        except Diverged as error:
+            reason = str(error).removeprefix(f"{part}: ")
+            self.warnings.append(f"no {part}{_at(t)}: {reason}")
 
     def _count(self, part: str, evaluations: int) -> int:
         self.evaluations[part] = self.evaluations.get(part, 0) + evaluations
@@ -391,6 +398,10 @@ def over_levels(measured: list[found.Level]) -> found.Mean:
 def like(t: float | None, x: Tensor) -> Tensor:
     """The time of every sample of ``x``; 0 where there is none."""
     return x.new_full((len(x),), 0.0 if t is None else t)
+
+
+def _at(t: float | None) -> str:
+    return "" if t is None else f" at t = {t:.3g}"
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from qcsbm.conservativeness.interval import Interval
-from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.errors import BadInput, MissingFile
 from qcsbm.runtime.files import write_text
 from qcsbm.runtime.terminal import plain
 from qcsbm.schema.base import Closed
@@ -235,7 +235,10 @@ class Report(Part):
 
         Raises:
             BadInput: the file holds something else.
+            MissingFile: there is no such file.
         """
+        if not Path(path).is_file():
+            raise MissingFile(f"{path}: found no such file, expected the report of an audit")
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:

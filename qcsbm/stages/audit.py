@@ -28,6 +28,8 @@ from qcsbm.score.kinds import Kind
 from qcsbm.score.schedules import NAMED, Discrete, Schedule, levels, parse
 
 SAMPLES = 32
+# Levels: whoever asks for more means the noise of one.
+MOST = 100
 # Samples of the calls that choose the number of threads, and what more of them have to save.
 TRIED, FASTER = 8, 0.9
 
@@ -56,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default: %(default)s",
     )
     parser.add_argument(
-        "--samples", type=int, default=SAMPLES, help="random samples of DATA, default: %(default)s"
+        "--samples",
+        type=_number,
+        default=SAMPLES,
+        help="random samples of DATA, default: %(default)s",
     )
     parser.add_argument(
         "--probes", type=_probes, help="probes of each sample, or exact; default: as many as needed"
@@ -82,6 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise BadInput(f"--out: found the file {arguments.out}, expected a folder to write into")
     if arguments.kind == "force" and not (
         arguments.data.is_dir() or arguments.data.suffix in (".npy", ".npz")
     ):
@@ -107,8 +114,8 @@ def run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=True,
         )
-    report.to_json(arguments.out / "audit.json")
     print(report)
+    report.to_json(arguments.out / "audit.json")
     write_figures(report, arguments.out)
 
 
@@ -132,8 +139,8 @@ def _run_forces(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=True,
         )
-    report.to_json(arguments.out / "audit.json")
     print(report)
+    report.to_json(arguments.out / "audit.json")
     write_figures(report, arguments.out)
 
 
@@ -210,6 +217,11 @@ def _times(wanted: list[int | float], schedule: Schedule | None) -> list[float] 
             )
         return None
     if len(wanted) == 1 and isinstance(wanted[0], int):
+        if wanted[0] > MOST:
+            raise BadInput(
+                f"--levels: found {wanted[0]} levels, expected at most {MOST}; a level with so "
+                f"much noise is {wanted[0]}.0"
+            )
         return levels(schedule, wanted[0]).tolist()
     times = schedule.time(torch.tensor(wanted, dtype=torch.float64))
     return (times.round() if isinstance(schedule, Discrete) else times).tolist()
@@ -230,4 +242,10 @@ def _probes(text: str) -> int | str:
         return text
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number or exact")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive whole number")
     return int(text)

@@ -12,7 +12,7 @@ from fields import linear, matrix, points
 import qcsbm
 from qcsbm.auditing.force_report import ForceReport
 from qcsbm.auditing.report import Quantity, Report, shown
-from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.errors import BadInput, MissingFile
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,12 @@ def test_other_json_is_refused(tmp_path, text, sentence):
     (tmp_path / "audit.json").write_text(text)
     with pytest.raises(BadInput, match=sentence):
         Report.from_json(tmp_path / "audit.json")
+
+
+@pytest.mark.parametrize("model", [Report, ForceReport])
+def test_a_missing_report_is_named(model, tmp_path):
+    with pytest.raises(MissingFile, match="none.json: found no such file, expected the report of"):
+        model.from_json(tmp_path / "none.json")
 
 
 def test_the_table_is_narrow_ascii_and_aligned(report):
