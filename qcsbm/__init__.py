@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qcsbm.adapters.ase import from_calculator
     from qcsbm.adapters.azula import from_azula
-    from qcsbm.adapters.denoisers import from_denoiser
     from qcsbm.adapters.diffusers import from_diffusers
     from qcsbm.adapters.edm import from_edm
     from qcsbm.adapters.field import Field
     from qcsbm.adapters.functions import from_function, from_numpy
+    from qcsbm.adapters.images import from_denoiser
     from qcsbm.adapters.score_sde import from_score_sde
     from qcsbm.auditing.audit import asymmetry, audit
     from qcsbm.auditing.compare import compare
@@ -51,7 +51,7 @@ _PUBLIC = {
     "compare": "auditing.compare",
     "from_azula": "adapters.azula",
     "from_calculator": "adapters.ase",
-    "from_denoiser": "adapters.denoisers",
+    "from_denoiser": "adapters.images",
     "from_diffusers": "adapters.diffusers",
     "from_edm": "adapters.edm",
     "from_function": "adapters.functions",

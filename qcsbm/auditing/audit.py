@@ -7,14 +7,16 @@ References:
 """
 
 import hashlib
+import math
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import torch
@@ -30,10 +32,13 @@ from qcsbm.auditing.report import Report
 from qcsbm.conservativeness.estimates import Products
 from qcsbm.runtime.errors import BadInput
 from qcsbm.score.kinds import Kind
-from qcsbm.score.schedules import Schedule, levels
+from qcsbm.score.schedules import EDM, RectifiedFlow, Schedule, ends, levels
+from qcsbm.score.sde import SDE
 
 # Levels of a schedule, where no times are given.
 LEVELS = 5
+# Noise levels beyond those of a schedule, relative to these, that are no reason to refuse a time.
+SLACK = 1e-3
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 PACKAGES = ("qcsbm", "torch", "numpy", "scipy", "diffusers", "azula", "ase")
 
@@ -100,6 +105,8 @@ def audit(
     True
     """
     start = time.perf_counter()
+    if schedule is not None and (isinstance(schedule, type) or not hasattr(schedule, "std")):
+        raise BadInput(f"schedule: found {schedule!r}, expected a schedule such as qcsbm.VE()")
     field = as_field(field, kind, schedule, isinstance(x, np.ndarray), t is not None)
     x, digest = samples_of(x, dtype)
     if field.shape is not None and tuple(x.shape[1:]) != field.shape:
@@ -107,9 +114,14 @@ def audit(
             f"x: found samples of shape {tuple(x.shape[1:])}, expected {field.shape}, that of "
             f"{field.name}"
         )
-    times = times_of(t, field.schedule)
     _require_kinds(field, kinds)
-    with converted(field.module, x):
+    _require_sizes(relative_error, step, spectrum, planes, batch_size)
+    times = times_of(t, field.schedule)
+    around = circulation and len(x) >= 3
+    total = (1 + around + (spectrum > 0)) * len(times)
+    # A sentence on bad input stands by itself: the bar is cleared.
+    bar = tqdm(desc="checks", total=total, disable=not progress, unit="part", leave=False)
+    with bar, converted(field.module, x):
         run = Measurement(field, x, seed, batch_size, step)
         first = run.noisy(0, times[0])
         require_auditable(field, first, like(times[0], first[:2]))
@@ -117,17 +129,19 @@ def audit(
         chosen, why = run.choose(products, times[0])
         if spectrum and chosen == "forward":
             spectrum = 0
+            bar.total = (1 + around) * len(times)
             warnings.append("no spectrum: it needs the transposed Jacobian, which forward has not")
         count = run.probes(chosen, probes, relative_error, times[0])
-        with tqdm(total=3 * len(times), disable=not progress, unit="part") as bar:
-            measured = [
+        measured = []
+        for number, time_of_level in enumerate(times):
+            within = partial(_shown, bar, f"level {number + 1} of {len(times)}")
+            measured.append(
                 run.level(
-                    number, time, chosen, count, kinds, circulation, spectrum, planes, bar.update
+                    number, time_of_level, chosen, count, kinds, around, spectrum, planes, within
                 )
-                for number, time in enumerate(times)
-            ]
-    if circulation and len(x) < 3:
-        warnings.append(f"no circulation: {len(x)} samples make no triangle")
+            )
+    if circulation and not around:
+        warnings.append("no circulation: it needs three samples or more")
     audited = found.Audited(
         name=field.name,
         kind=field.kind,
@@ -147,6 +161,7 @@ def audit(
         seed=seed,
         dtype=str(x.dtype).removeprefix("torch."),
         device=x.device.type,
+        threads=torch.get_num_threads(),
         data=digest,
     )
     mean = over_levels(measured)
@@ -157,7 +172,11 @@ def audit(
         mean=mean,
         warnings=(*warnings, *run.warnings),
         conclusion=tuple(conclusion(audited, protocol, measured, mean)),
-        cost=found.Cost(evaluations=run.evaluations, seconds=round(time.perf_counter() - start, 3)),
+        cost=found.Cost(
+            evaluations=sum(run.evaluations.values()),
+            parts=run.evaluations,
+            seconds=round(time.perf_counter() - start, 3),
+        ),
         versions=dict(versions()),
     )
 
@@ -248,7 +267,8 @@ def as_field(
     if isinstance(field, Field):
         return replace(field, kind=kind or field.kind, schedule=schedule or field.schedule)
     if not callable(field):
-        raise BadInput(f"field: found a {type(field).__name__}, expected a function or a Field")
+        found_type = type(field).__name__
+        raise BadInput(f"field: found an object of type {found_type}, expected a function or Field")
     module = field if isinstance(field, nn.Module) else None
     arrays = arrays and module is None
     of_x_and_t: Callable[..., Any] = of_tensors(field) if arrays else field
@@ -269,18 +289,66 @@ def times_of(
 ) -> list[float | None]:
     if t is None:
         return [None] if schedule is None else levels(schedule, LEVELS).tolist()
-    times = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
-    if not times:
-        raise BadInput("t: found no time, expected at least one")
-    return times
+    try:
+        times = torch.as_tensor(t, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise BadInput(f"t: found {t!r}, expected one time or several") from None
+    if not len(times) or not times.isfinite().all():
+        raise BadInput(f"t: found {t!r}, expected one finite time or more")
+    if isinstance(schedule, SDE | EDM | RectifiedFlow):
+        _require_known(times, schedule)
+    return times.tolist()
+
+
+def _require_known(times: Tensor, schedule: SDE | EDM | RectifiedFlow) -> None:
+    """Refuse times at which no model of the ``schedule`` was trained.
+
+    Noise levels in their place would give numbers too.
+    """
+    low, high = ends(schedule)
+    sigma = schedule.sigma(times)
+    # The first time of an SDE is a little after 0.
+    unknown = (sigma < low * (1 - SLACK)) | (sigma > high * (1 + SLACK))
+    if unknown.any():
+        t, found = float(times[unknown][0]), float(sigma[unknown][0])
+        raise BadInput(
+            f"t: found {t:g}, a noise level of {found:.3g} relative to the data, expected a time "
+            f"at which it is {low:.3g} to {high:.3g}, as of {schedule}"
+        )
+
+
+def _require_sizes(
+    relative_error: float, step: float | None, spectrum: int, planes: int, batch_size: int
+) -> None:
+    for name, number in (("relative_error", relative_error), ("step", step)):
+        if number is not None and not 0 < number < math.inf:
+            raise BadInput(f"{name}: found {number:g}, expected a positive number")
+    for name, count, least in (
+        ("spectrum", spectrum, 0),
+        ("planes", planes, 1),
+        ("batch_size", batch_size, 1),
+    ):
+        if count < least:
+            raise BadInput(f"{name}: found {count}, expected at least {least}")
 
 
 def _require_kinds(field: Field, kinds: Sequence[Kind]) -> None:
+    for kind in (field.kind, *kinds):
+        if kind not in get_args(Kind):
+            raise BadInput(f"kind: found {kind!r}, expected one of {', '.join(get_args(Kind))}")
     if kinds and (field.schedule is None or field.kind == "force"):
         raise BadInput(
             f"kinds: found {', '.join(kinds)} for a field of kind {field.kind!r} with schedule "
             f"{field.schedule}, expected a model of data with noise"
         )
+
+
+@contextmanager
+def _shown(bar: "tqdm[NoReturn]", level: str, part: str) -> Iterator[None]:
+    """Within, the ``bar`` says which part of which level is being measured."""
+    bar.set_description(f"{level}: {part}")
+    yield
+    bar.update()
 
 
 @contextmanager

@@ -98,9 +98,9 @@ def called(field: Field, x: Tensor, t: Tensor) -> Tensor:
         found = f"{field.name}: found {type(error).__name__}: {reason}"
         if isinstance(error, TypeError | ValueError):
             raise BadInput(
-                f"{found}, expected a function of x and t, or of x alone where no t is given; a "
-                "model that needs labels is given them first, as in lambda x, t: model(x, t, "
-                "labels)"
+                f"{found}, expected a function of x and t, or of x alone where neither t nor a "
+                "schedule is given; a model that needs labels is given them first, as in "
+                "lambda x, t: model(x, t, labels)"
             ) from error
         raise BadInput(
             f"{found}, expected a value like x {tuple(x.shape)}, {x.dtype} on {x.device}"
@@ -181,7 +181,10 @@ def of_tensors(function: Callable[..., object]) -> Callable[..., Tensor]:
     def called_with_arrays(*arguments: Tensor) -> Tensor:
         y = function(*(argument.detach().cpu().numpy() for argument in arguments))
         if not isinstance(y, np.ndarray):
-            raise TypeError(f"a {type(y).__name__} for a value, expected an array like x")
+            raise BadInput(
+                f"field: found an object of type {type(y).__name__} for a value, expected an array "
+                "like x, as x is one"
+            )
         return torch.from_numpy(np.ascontiguousarray(y)).to(arguments[0].device)
 
     return called_with_arrays

@@ -73,8 +73,8 @@ def _array(path: Path) -> np.ndarray:
         raise BadInput(f"{path}: found the suffix {path.suffix!r}, expected .npy or .npz")
     if array.ndim < 2 or not len(array) or array.dtype not in (np.uint8, np.float32, np.float64):
         raise BadInput(
-            f"{path}: found {array.dtype} of shape {array.shape}, expected samples (n, ...) of "
-            "uint8, float32 or float64"
+            f"{path}: found {array.dtype} of shape {array.shape}, expected at least one sample, "
+            "(n, ...), of uint8, float32 or float64"
         )
     return array
 

@@ -94,21 +94,46 @@ def page(report: Report, path: str | Path) -> None:
         BadInput: as in `plot`.
     """
 
+    below = [*(f"Warning: {text}" for text in report.warnings), *report.conclusion]
+    panels = list(_panels(report))
+    how = protocol(report.field, report.protocol, report.cost)
+    write_page(
+        path,
+        heading(report),
+        [how],
+        list(_rows(report)),
+        panels,
+        below,
+    )
+
+
+def write_page(
+    path: str | Path,
+    title: str,
+    above: list[str],
+    rows: list[list[str]],
+    panels: list[Callable[["Axes"], None]],
+    below: list[str],
+) -> None:
+    """A ``title``, paragraphs, the cells of a table with its head first, panels and paragraphs.
+
+    Raises:
+        BadInput: as in `plot`.
+    """
+
     def draw(figure: "Figure") -> None:
-        panels = list(_panels(report))
-        above = _wrapped(protocol(report.field, report.protocol)) + [""]
-        below = [f"Warning: {text}" for text in report.warnings] + list(report.conclusion)
-        lines = [line for text in below for line in [*_wrapped(text), ""]]
-        rows = list(_rows(report))
+        first, last = (
+            [line for text in texts for line in [*_wrapped(text), ""]] for texts in (above, below)
+        )
         heights = [
-            MARGIN + LINE * (len(above) + len(rows) + 3),
+            MARGIN + LINE * (len(first) + len(rows) + 3),
             ROW * -(-len(panels) // 2),
-            MARGIN + LINE * (len(lines) + 1),
+            MARGIN + LINE * (len(last) + 1),
         ]
         figure.set_size_inches(WIDTH + 2 * MARGIN, sum(heights))
-        _write_table(figure, heading(report), above, rows)
+        _write_table(figure, title, first, rows)
         fill(figure, panels, MARGIN, heights[0])
-        _write(figure, lines, heights[0] + heights[1] + LINE)
+        _write(figure, last, heights[0] + heights[1] + LINE)
 
     save(draw, path)
 

@@ -1,4 +1,4 @@
-"""An audit of forces as a figure: λ of every structure, and λ_ij by distance."""
+"""An audit of forces as a figure, λ of every structure and λ_ij by distance, and as one page."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +16,15 @@ from qcsbm.auditing.figure import (
     draw_quantities,
     fill,
     save,
+    write_page,
 )
-from qcsbm.auditing.force_report import ForceReport
+from qcsbm.auditing.force_report import (
+    ForceReport,
+    heading,
+    protocol,
+    structure_rows,
+    summary,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,15 +37,31 @@ def plot(report: ForceReport, path: str | Path) -> None:
     Raises:
         BadInput: it has another suffix, or Matplotlib is missing.
     """
-    panels: list[Callable[[Axes], None]] = [lambda axes: _draw_structures(axes, report)]
-    if report.pairs:
-        panels.append(lambda axes: _draw_pairs(axes, report))
 
     def draw(figure: "Figure") -> None:
         figure.set_size_inches(WIDTH, ROW)
-        fill(figure, panels)
+        fill(figure, _panels(report))
 
     save(draw, path)
+
+
+def page(report: ForceReport, path: str | Path) -> None:
+    """The table, the figure and what may be concluded on one page, into ``path`` as in `plot`.
+
+    Raises:
+        BadInput: as in `plot`.
+    """
+    above = [protocol(report), " ".join(summary(report))]
+    rows, left = structure_rows(report)
+    below = [*left, *report.conclusion]
+    write_page(path, heading(report), above, rows, _panels(report), below)
+
+
+def _panels(report: ForceReport) -> list[Callable[["Axes"], None]]:
+    panels: list[Callable[[Axes], None]] = [lambda axes: _draw_structures(axes, report)]
+    if report.pairs:
+        panels.append(lambda axes: _draw_pairs(axes, report))
+    return panels
 
 
 def _draw_structures(axes: "Axes", report: ForceReport) -> None:

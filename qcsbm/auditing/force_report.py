@@ -19,11 +19,13 @@ from qcsbm.auditing.report import (
     Size,
     Whole,
     Zero,
+    aligned,
+    by_part,
     interval,
     shown,
     wrapped,
 )
-from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.errors import BadInput, MissingFile
 from qcsbm.runtime.files import write_text
 from qcsbm.runtime.terminal import plain
 
@@ -111,7 +113,12 @@ class ForceReport(Part):
 
         Raises:
             BadInput: the file holds something else.
+            MissingFile: there is no such file.
         """
+        if not Path(path).is_file():
+            raise MissingFile(
+                f"{path}: found no such file, expected the report of an audit of forces"
+            )
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:
@@ -134,13 +141,27 @@ class ForceReport(Part):
 
         force_figure.plot(self, path)
 
+    def page(self, path: str | Path) -> None:
+        """Write the table and the figure on one page, as `plot` does.
+
+        Raises:
+            BadInput: as in `plot`.
+        """
+        from qcsbm.auditing import force_figure
+
+        force_figure.page(self, path)
+
+    def __repr__(self) -> str:
+        return f"<ForceReport: {heading(self)}>"
+
     def __str__(self) -> str:
         """A table in ASCII, at most 80 columns wide."""
+        rows, left = structure_rows(self)
         parts = [
-            [plain(f"Audit of {self.protocol.calculator}: forces on {_number(self.structures)}")],
-            wrapped(_protocol(self)),
-            list(_table(self)),
-            list(_summary(self)),
+            [heading(self)],
+            wrapped(protocol(self)),
+            aligned([[plain(cell) for cell in row] for row in rows]) + list(map(plain, left)),
+            [line for text in summary(self) for line in wrapped(text)],
             list(_pair_table(self)),
             [line for text in self.conclusion for line in wrapped(text, bullet="* ")],
         ]
@@ -175,59 +196,61 @@ def conclusion(
     )
 
 
-def _number(structures: tuple[Structure, ...]) -> str:
-    return f"{len(structures)} structure{'s' * (len(structures) > 1)}"
+def heading(report: ForceReport) -> str:
+    """What was audited, in one line."""
+    n = len(report.structures)
+    return plain(f"Audit of {report.protocol.calculator}: forces on {n} structure{'s' * (n > 1)}")
 
 
-def _protocol(report: ForceReport) -> str:
-    protocol = report.protocol
+def protocol(report: ForceReport) -> str:
+    """How it was measured, in words."""
+    p = report.protocol
     whole = sum(one.estimator == "exact" for one in report.structures)
     jacobians = [f"whole Jacobians of {whole}"] if whole else []
-    if protocol.probes is not None:
+    if p.probes is not None:
         jacobians.append(
-            f"{protocol.probes} Rademacher probes for each of {len(report.structures) - whole}"
+            f"{p.probes} Rademacher probes for each of {len(report.structures) - whole}"
         )
+    done = " and ".join(jacobians)
     return (
-        f"{' and '.join(jacobians)}, by central differences of {protocol.step:g} Å; "
-        f"{report.cost.evaluations} force calls, seed {protocol.seed}."
+        f"{done[0].upper()}{done[1:]}, by central differences of {p.step:g} Å; "
+        f"seed {p.seed}. Force calls: "
+        f"{by_part(report.cost)}."
     )
 
 
-def _table(report: ForceReport) -> Iterator[str]:
+def structure_rows(report: ForceReport) -> tuple[list[list[str]], list[str]]:
+    """The cells of the table of structures, its head first, and a line on those left out."""
     order = sorted(report.structures, key=lambda one: -one.lambda_)[:ROWS]
     shown_ones = [one for one in report.structures if one in order][:ROWS]
-    rows = [["structure", "atoms", "force calls", "Asym (eV/A^2)^2", "lambda"]]
+    rows = [["structure", "atoms", "force calls", "Asym (eV/Å²)²", "λ"]]
     for one in shown_ones:
         zero = one.zero_within
         values = [f"{one.asym:.3g}", f"{one.lambda_:.3g}"]
         if zero:
             values = [f"zero within {zero.asym:.2g}", f"< {zero.lambda_:.2g}"]
         rows.append([one.formula[:20], str(one.atoms), str(one.evaluations), *values])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells)
     left = len(report.structures) - len(shown_ones)
-    if left:
-        yield f"and {left} with smaller lambda"
+    return rows, [f"and {left} with smaller λ"] if left else []
 
 
-def _summary(report: ForceReport) -> Iterator[str]:
+def summary(report: ForceReport) -> Iterator[str]:
+    """Means over structures, and the work around triangles; each is a paragraph."""
     if report.zero_within:
         zero = report.zero_within
-        yield from wrapped(f"λ of every structure: zero within {zero.lambda_:.3g}.")
+        yield f"λ of every structure: zero within {zero.lambda_:.3g}."
     else:
-        for name, quantity in (("NAsym", report.nasym), ("lambda", report.lambda_)):
+        for name, quantity in (("NAsym", report.nasym), ("λ", report.lambda_)):
             bounds = interval(quantity)
             known = f", 95 % interval {bounds}" if bounds else ""
-            yield f"{name:6} mean over structures: {shown(quantity)}{known}"
+            yield f"{name}, mean over structures: {shown(quantity)}{known}."
     around = report.circulation
     if around:
         triangles = f"triangles of structures displaced by {report.protocol.displacement:g} Å"
         if around.rms.value <= around.error:
-            yield from wrapped(f"Work around {triangles}: zero within {around.error:.2g} eV.")
+            yield f"Work around {triangles}: zero within {around.error:.2g} eV."
         else:
-            yield from wrapped(
+            yield (
                 f"Work around {triangles}: {shown(around.rms)} eV, 95 % interval "
                 f"{interval(around.rms)}, {around.relative:.2g} of the work that is done on the "
                 f"way in either direction; quadrature errs by {around.error:.1g} eV."

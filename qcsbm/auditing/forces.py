@@ -121,7 +121,9 @@ def audit_forces(
             measured.append(one)
             pairs.append(of_pairs)
             bar.update()
+    calls = {"Jacobians": sum(field.calls for field in forces)}
     around = _around(forces, frames, displacement, seed) if circulation else None
+    calls["circulation"] = sum(field.calls for field in forces) - calls["Jacobians"]
     zeros = [one.zero_within for one in measured if one.zero_within]
     zero = _largest(zeros) if len(zeros) == len(measured) else None
     lambda_ = Quantity.of(mean(torch.tensor([one.lambda_ for one in measured])))
@@ -145,7 +147,8 @@ def audit_forces(
             found.conclusion(protocol.calculator, lambda_, zero, around, displacement)
         ),
         cost=Cost(
-            evaluations=sum(field.calls for field in forces),
+            evaluations=sum(calls.values()),
+            parts=calls,
             seconds=round(time.perf_counter() - start, 3),
         ),
         versions=dict(versions()),

@@ -152,13 +152,18 @@ def audit_guidance(
             seed=seed,
             dtype=str(x.dtype).removeprefix("torch."),
             device=x.device.type,
+            threads=torch.get_num_threads(),
             data=digest,
         ),
         levels=tuple(levels),
         means=means,
         warnings=(*warnings, *run.warnings),
         conclusion=tuple(conclusion(run.field.name, levels, means)),
-        cost=found.Cost(evaluations=run.evaluations, seconds=round(time.perf_counter() - start, 3)),
+        cost=found.Cost(
+            evaluations=sum(run.evaluations.values()),
+            parts=run.evaluations,
+            seconds=round(time.perf_counter() - start, 3),
+        ),
         versions=dict(versions()),
     )
 
@@ -230,15 +235,15 @@ class _Guidance(Measurement):
             )
             for weight, parts in zip(self.weights, by_weight, strict=True):
                 parts.append(combined.at(1 - weight, weight))
-        evaluations = len(x) * by_weight[0][0].evaluations
+        evaluations = self._count("asymmetry", len(x) * by_weight[0][0].evaluations)
         done()
         around: list[found.Integrals | None] = [None] * len(self.weights)
         if circulation and len(x) >= 3:
             integrals = self._integrals(x, t)
-            evaluations += sum(part.evaluations for part in integrals)
+            used = sum(part.evaluations for part in integrals)
+            evaluations += self._count("circulation", used)
             around = [self._around(integrals, weight) for weight in self.weights]
         done()
-        self.evaluations += evaluations
         return GuidedLevel(
             t=t,
             sigma=self.noise(t),

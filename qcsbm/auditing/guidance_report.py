@@ -141,7 +141,7 @@ class GuidanceReport(Part):
         """A table in ASCII, at most 80 columns wide."""
         parts = [
             [heading(self)],
-            wrapped(protocol(self.field, self.protocol)),
+            wrapped(protocol(self.field, self.protocol, self.cost)),
             _table(self),
             _means(self),
             [line for text in self.warnings for line in wrapped(f"Warning: {text}")],

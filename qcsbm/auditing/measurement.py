@@ -1,7 +1,8 @@
 """The numbers of an audit: which products, how many probes, and all that one level has."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -55,7 +56,7 @@ class Measurement:
         self.batch_size = batch_size
         # Where truncation and rounding of a central difference are about equal.
         self.step = 2 * torch.finfo(x.dtype).eps ** (1 / 3) if step is None else step
-        self.evaluations = 0
+        self.evaluations: dict[str, int] = {}
         self.warnings: list[str] = []
 
     def noisy(self, number: int, t: float | None) -> Tensor:
@@ -183,7 +184,7 @@ class Measurement:
         x = self.noisy(0, t)[:PILOT]
         count = PILOT_PAIRS if products == "forward" else PILOT_PROBES
         pilots = self.pilots(x, count, products, t)
-        self.evaluations += len(x) * pilots[0].evaluations
+        self._count("pilot", len(x) * pilots[0].evaluations)
         rho = max(_rho(pilot) for pilot in pilots)
         enough = probes_for(relative_error, len(self.x), products, rho)
         return min(max(enough, count), MOST_PROBES)
@@ -205,36 +206,24 @@ class Measurement:
         circulation: bool,
         spectrum: int,
         planes: int,
-        done: Callable[[], object],
+        within: Callable[[str], AbstractContextManager[None]],
     ) -> found.Level:
-        """All numbers of one level."""
+        """All numbers of one level; each part is done ``within`` a context by its name."""
         x = self.noisy(number, t)
-        function, length = self.function(t), self.length(t)
-        parts = []
-        for batch, part in enumerate(x.split(self.batch_size)):
-            draws = generator(self.seed, "probes", number, batch)
-            if probes is None:
-                parts.append(exact(function, part, products, length))
-            else:
-                parts.append(estimate(function, part, probes, products, length, draws))
+        with within("asymmetry"):
+            parts = self._estimates(x, number, t, products, probes)
         numbers = self.numbers(parts, t)
-        evaluations = len(x) * parts[0].evaluations
-        done()
-        around = None
-        if circulation and len(x) >= 3:
-            around, used = self._circulation(x, t)
-            evaluations += used
-        done()
-        spectra = []
-        for sample in x[:spectrum].split(1) if spectrum else ():
-            computed = planes_of.spectrum(function, sample, planes, products, length)
-            spectra.append(_spectrum(computed, self._denoiser(t)))
-            if computed.unconverged is not None:
-                where = "" if t is None else f" at t = {t:.3g}"
-                self.warnings.append(f"the spectrum{where} has {computed.unconverged}")
-            evaluations += computed.evaluations
-        done()
-        self.evaluations += evaluations
+        evaluations = self._count("asymmetry", len(x) * parts[0].evaluations)
+        around, spectra = None, list[found.Spectrum]()
+        # Edges and steps lead away from the samples: what is not finite there leaves the rest.
+        if circulation:
+            with within("circulation"), self._warned("circulation", t):
+                around, used = self._circulation(x, t)
+                evaluations += self._count("circulation", used)
+        if spectrum:
+            with within("spectrum"), self._warned("spectrum", t):
+                spectra, used = self._spectra(x[:spectrum], t, planes, products)
+                evaluations += self._count("spectrum", used)
         return found.Level(
             t=t,
             sigma=self.noise(t),
@@ -255,8 +244,7 @@ class Measurement:
         asym = torch.cat([part.asym for part in parts])
         nasym = torch.cat([part.nasym() for part in parts])
         if not (asym.isfinite().all() and nasym.isfinite().all()):
-            where = "" if t is None else f" at t = {t:.3g}"
-            raise Diverged(f"{self.field.name}: found an asymmetry that is not finite{where}")
+            raise Diverged(f"{self.field.name}: found an asymmetry that is not finite{_at(t)}")
         of_nasym = Quantity.of(mean(nasym))
         return {
             "asym": Quantity.of(mean(asym)),
@@ -267,6 +255,48 @@ class Measurement:
             "zero_within": _zero(parts),
             "samples": found.Values(asym=tuple(asym.tolist()), nasym=tuple(nasym.tolist())),
         }
+
+    def _estimates(
+        self, x: Tensor, number: int, t: float | None, products: Products, probes: int | None
+    ) -> list[Estimates]:
+        """Of every batch."""
+        function, length = self.function(t), self.length(t)
+        parts = []
+        for batch, part in enumerate(x.split(self.batch_size)):
+            draws = generator(self.seed, "probes", number, batch)
+            if probes is None:
+                parts.append(exact(function, part, products, length))
+            else:
+                parts.append(estimate(function, part, probes, products, length, draws))
+        return parts
+
+    def _spectra(
+        self, x: Tensor, t: float | None, planes: int, products: Products
+    ) -> tuple[list[found.Spectrum], int]:
+        """Of every sample, and the evaluations of all."""
+        spectra, evaluations = [], 0
+        for sample in x.split(1):
+            computed = planes_of.spectrum(
+                self.function(t), sample, planes, products, self.length(t)
+            )
+            spectra.append(_spectrum(computed, self._denoiser(t)))
+            if computed.unconverged is not None:
+                self.warnings.append(f"the spectrum{_at(t)} has {computed.unconverged}")
+            evaluations += computed.evaluations
+        return spectra, evaluations
+
+    @contextmanager
+    def _warned(self, part: str, t: float | None) -> Iterator[None]:
+        """Within, a failed computation is a warning that there is no such ``part``."""
+        try:
+            yield
+        except Diverged as error:
+            reason = str(error).removeprefix(f"{part}: ")
+            self.warnings.append(f"no {part}{_at(t)}: {reason}")
+
+    def _count(self, part: str, evaluations: int) -> int:
+        self.evaluations[part] = self.evaluations.get(part, 0) + evaluations
+        return evaluations
 
     def _circulation(self, x: Tensor, t: float | None) -> tuple[found.Circulation, int]:
         triangles = paths.triangles_of(x)
@@ -387,6 +417,10 @@ def over_levels(measured: Sequence[found.Level | GuidedWeight]) -> found.Mean:
 def like(t: float | None, x: Tensor) -> Tensor:
     """The time of every sample of ``x``; 0 where there is none."""
     return x.new_full((len(x),), 0.0 if t is None else t)
+
+
+def _at(t: float | None) -> str:
+    return "" if t is None else f" at t = {t:.3g}"
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError
 
 from qcsbm.conservativeness.interval import Interval
-from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.errors import BadInput, MissingFile
 from qcsbm.runtime.files import write_text
 from qcsbm.runtime.terminal import plain
 from qcsbm.schema.base import Closed
@@ -90,8 +90,9 @@ class Protocol(Part):
 
     ``why`` says why the products were chosen. ``estimator`` is exact where whole Jacobians were
     computed; else there were ``probes`` Rademacher probes for every sample. ``step`` is that of
-    difference quotients, as a multiple of the noise level or, without one, of the samples' root
-    mean square. ``data`` is the SHA-256 of the samples given.
+    difference quotients, as a multiple of the noise level or, without one, of the samples' standard
+    deviation. ``threads`` are those of PyTorch, on whose number the rounding of sums depends.
+    ``data`` is the SHA-256 of the samples given.
     """
 
     products: Literal["autograd", "finite_differences", "forward"]
@@ -103,6 +104,7 @@ class Protocol(Part):
     seed: int
     dtype: str
     device: str
+    threads: Whole
     data: str
 
 
@@ -203,9 +205,14 @@ class Mean(Part):
 
 
 class Cost(Part):
-    """Forward and backward passes of single samples, checks included, and the time they took."""
+    """Forward and backward passes of single samples, in all and by part, and the time in seconds.
+
+    Of an audit of forces they are force calls. The time includes what was tried before, whose
+    passes are not counted: some dozens, and where the scale of data is judged 128 more.
+    """
 
     evaluations: Whole
+    parts: dict[str, Whole]
     seconds: Size
 
 
@@ -233,7 +240,10 @@ class Report(Part):
 
         Raises:
             BadInput: the file holds something else.
+            MissingFile: there is no such file.
         """
+        if not Path(path).is_file():
+            raise MissingFile(f"{path}: found no such file, expected the report of an audit")
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:
@@ -273,7 +283,7 @@ class Report(Part):
         """A table in ASCII, at most 80 columns wide."""
         parts = [
             [heading(self)],
-            wrapped(protocol(self.field, self.protocol)),
+            wrapped(protocol(self.field, self.protocol, self.cost)),
             table(self),
             means(self),
             spectra(self),
@@ -290,7 +300,7 @@ def heading(report: Report) -> str:
     return plain(f"Audit of {field.name}: {field.kind} field on samples of {shape}")
 
 
-def protocol(field: Audited, p: Protocol) -> str:
+def protocol(field: Audited, p: Protocol, cost: Cost) -> str:
     """How it was measured, in words."""
     jacobians = (
         "whole Jacobians" if p.estimator == "exact" else f"{p.probes} Rademacher probes a sample"
@@ -299,8 +309,14 @@ def protocol(field: Audited, p: Protocol) -> str:
     step = "" if p.step is None else f", step {p.step:g}"
     return (
         f"{p.samples} samples, {jacobians}, products: {p.products}{step} ({p.why}); {p.dtype} on "
-        f"{p.device}, seed {p.seed}.{schedule}"
+        f"{p.device}, seed {p.seed}.{schedule} Evaluations: {by_part(cost)}."
     )
+
+
+def by_part(cost: Cost) -> str:
+    """The number of evaluations, and of those of each part."""
+    parts = ", ".join(f"{name} {number}" for name, number in cost.parts.items())
+    return f"{cost.evaluations} ({parts})"
 
 
 def table(report: Report) -> list[str]:

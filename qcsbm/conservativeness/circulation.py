@@ -185,8 +185,8 @@ class _Paths:
         if not along.isfinite().all():
             wrong = int(triangle[~along.isfinite()][0])
             raise Diverged(f"circulation: the field is not finite on an edge of triangle {wrong}")
-        norms = s.flatten(1).norm(dim=1) * step.flatten(1).norm(dim=1)
-        return torch.stack([along, torch.finfo(s.dtype).eps * norms.double().cpu()])
+        sizes = [v.flatten(1).cpu().double().norm(dim=1) for v in (s, step)]
+        return torch.stack([along, torch.finfo(s.dtype).eps * sizes[0] * sizes[1]])
 
 
 def root_mean_square(values: Tensor) -> Interval:

@@ -231,7 +231,7 @@ def estimate_combinations(
     """
     least = 3 if products == "forward" else 2
     if probes < least:
-        raise BadInput(f"probes: {probes} found, expected at least {least} under {products}")
+        raise BadInput(f"probes: found {probes}, expected at least {least} under {products}")
     x = x.detach()
     v = [rademacher(x.shape, generator).to(x) for _ in range(probes)]
     if products == "autograd":
@@ -478,7 +478,7 @@ def _rounding(x: Tensor, step: float | None) -> Tensor:
     if not step > eps * largest:
         kind = str(x.dtype).removeprefix("torch.")
         raise BadInput(
-            f"step: {step:g} found, expected one that moves {kind} samples of size {largest:.3g}"
+            f"step: found {step:g}, expected one that moves {kind} samples of size {largest:.3g}"
         )
     return shared.maximum(eps * size / step)
 

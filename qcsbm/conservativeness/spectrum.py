@@ -40,8 +40,8 @@ from qcsbm.conservativeness.estimates import Products
 from qcsbm.conservativeness.products import central_difference, jacobian, rademacher, vjp
 from qcsbm.runtime.errors import BadInput, Diverged
 
-# Up to so many dimensions the full Jacobian takes about as long, and is exact.
-DENSE = 512
+# Up to so many dimensions batches give the full Jacobian in less time, and it is exact.
+DENSE = 1024
 # Rows of it from one backward pass.
 COPIES = 128
 # Restarts of an iteration before it is given up.

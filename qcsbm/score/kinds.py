@@ -126,4 +126,4 @@ def _slope(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 
 def _some(t: Tensor) -> str:
-    return ", ".join(f"{number:.4g}" for number in t.detach().flatten()[:5].tolist())
+    return ", ".join(f"{number:.4g}" for number in t.detach().unique()[:5].tolist())

@@ -1,22 +1,29 @@
 """Measure how far a model of one's own is from a gradient: a table, JSON and one page."""
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+import numpy as np
 import torch
 
-from qcsbm.adapters.ase import load_calculator
+from qcsbm.adapters.ase import from_calculator, load_calculator, read_structures
 from qcsbm.adapters.diffusers import pair_from_diffusers
 from qcsbm.adapters.load import load
 from qcsbm.auditing.audit import DTYPES, LEVELS, audit
 from qcsbm.auditing.data import samples
+from qcsbm.auditing.force_report import ForceReport
 from qcsbm.auditing.forces import audit_forces
 from qcsbm.auditing.guidance import audit_guidance
+from qcsbm.auditing.guidance_report import GuidanceReport
+from qcsbm.auditing.measurement import like
+from qcsbm.auditing.report import Report
 from qcsbm.conservativeness.estimates import PRODUCTS
 from qcsbm.runtime.device import claim_device
 from qcsbm.runtime.errors import BadInput
@@ -24,6 +31,10 @@ from qcsbm.score.kinds import Kind
 from qcsbm.score.schedules import NAMED, Discrete, Schedule, levels, parse
 
 SAMPLES = 32
+# Levels: whoever asks for more means the noise of one.
+MOST = 100
+# Samples of the calls that choose the number of threads, and what more of them have to save.
+TRIED, FASTER = 8, 0.9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default: %(default)s",
     )
     parser.add_argument(
-        "--samples", type=int, default=SAMPLES, help="random samples of DATA, default: %(default)s"
+        "--samples",
+        type=_number,
+        default=SAMPLES,
+        help="random samples of DATA, default: %(default)s",
     )
     parser.add_argument(
         "--probes", type=_probes, help="probes of each sample, or exact; default: as many as needed"
@@ -88,6 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise BadInput(f"--out: found the file {arguments.out}, expected a folder to write into")
     if arguments.kind == "force" and not (
         arguments.data.is_dir() or arguments.data.suffix in (".npy", ".npz")
     ):
@@ -103,12 +119,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.guidance:
         settings["guidance"] = arguments.guidance[0]
     field = load(arguments.model, **settings)
-    x = samples(arguments.data, field, arguments.samples, arguments.seed)
-    with _arithmetic():
+    x = samples(arguments.data, field, arguments.samples, arguments.seed).to(claim_device())
+    times = _times(arguments.levels, field.schedule)
+    some = x[:TRIED]
+    with _arithmetic(lambda: field(some, like(times[-1] if times else None, some))):
         report = audit(
             field,
-            x.to(claim_device()),
-            _times(arguments.levels, field.schedule),
+            x,
+            times,
             kinds=arguments.kinds,
             products=arguments.products,
             probes=arguments.probes,
@@ -116,12 +134,12 @@ def run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=True,
         )
-    report.to_json(arguments.out / "audit.json")
     print(report)
+    report.to_json(arguments.out / "audit.json")
     write_figures(report, arguments.out)
 
 
-def _run_guidance(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+def _run_guidance(arguments: argparse.Namespace, settings: dict[str, object]) -> None:
     """Audit a model guided from another one, at several weights."""
     if not arguments.guidance:
         raise BadInput("--guidance: found no weight with --unconditional, expected some")
@@ -137,12 +155,14 @@ def _run_guidance(arguments: argparse.Namespace, settings: dict[str, Any]) -> No
             "--guidance: found several weights, expected --unconditional with them, or the folder "
             "of a model of diffusers with --label and without --kind and --schedule"
         )
-    x = samples(arguments.data, pair[0], arguments.samples, arguments.seed)
-    with _arithmetic():
+    x = samples(arguments.data, pair[0], arguments.samples, arguments.seed).to(claim_device())
+    times = _times(arguments.levels, pair[0].schedule)
+    some = x[:TRIED]
+    with _arithmetic(lambda: pair[0](some, like(times[-1] if times else None, some))):
         report = audit_guidance(
             pair,
-            x.to(claim_device()),
-            _times(arguments.levels, pair[0].schedule),
+            x,
+            times,
             arguments.guidance,
             products=arguments.products,
             probes=arguments.probes,
@@ -150,9 +170,9 @@ def _run_guidance(arguments: argparse.Namespace, settings: dict[str, Any]) -> No
             seed=arguments.seed,
             progress=True,
         )
-    report.to_json(arguments.out / "audit.json")
     print(report)
-    _write_plots(report, arguments.out)
+    report.to_json(arguments.out / "audit.json")
+    write_figures(report, arguments.out)
 
 
 def _run_forces(arguments: argparse.Namespace) -> None:
@@ -162,55 +182,88 @@ def _run_forces(arguments: argparse.Namespace) -> None:
             raise BadInput(f"--{name}: found one, expected none for a calculator of ASE")
     if arguments.kinds or arguments.levels != [LEVELS]:
         raise BadInput("--kinds, --levels: found some, expected none for a calculator of ASE")
-    with _arithmetic():
+    calculator = load_calculator(arguments.model)
+    frame = read_structures(arguments.data)[0]
+    # A calculator keeps the forces at the positions of its last call.
+    x = torch.from_numpy(np.stack([frame.positions, frame.positions + 0.01]))
+    with _arithmetic(lambda: from_calculator(calculator, frame)(x, x.new_zeros(2))):
         report = audit_forces(
-            load_calculator(arguments.model),
+            calculator,
             arguments.data,
             probes=arguments.probes,
             samples=arguments.samples,
             seed=arguments.seed,
             progress=True,
         )
-    report.to_json(arguments.out / "audit.json")
     print(report)
-    _write_plots(report, arguments.out)
+    report.to_json(arguments.out / "audit.json")
+    write_figures(report, arguments.out)
 
 
-def _write_plots(report: Any, folder: Path) -> None:
-    """The figure of an audit that has no page, or a sentence on why there is none."""
+def write_figures(report: Report | ForceReport | GuidanceReport, folder: Path) -> None:
+    """The figure and, unless it is one of guidance, the page of an audit, or why there are none."""
+    # It says of every table of a font that it is there.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
     try:
         for suffix in (".png", ".svg"):
             report.plot(folder / f"audit{suffix}")
-    except BadInput as error:
-        print(f"qcsbm audit: {error}", file=sys.stderr)
-
-
-def write_figures(report: Any, folder: Path) -> None:
-    """The figure and the page of an audit, or a sentence on why there are none."""
-    try:
-        for suffix in (".png", ".svg"):
-            report.plot(folder / f"audit{suffix}")
-        report.page(folder / "audit.pdf")
+        if not isinstance(report, GuidanceReport):
+            report.page(folder / "audit.pdf")
     except BadInput as error:
         print(f"qcsbm audit: {error}", file=sys.stderr)
 
 
 @contextmanager
-def _arithmetic() -> Iterator[None]:
-    """Within, all cores are used, and operations that are never deterministic are allowed.
+def _arithmetic(evaluate: Callable[[], object]) -> Iterator[None]:
+    """Within, several cores may be used, and operations that are never deterministic are allowed.
 
-    Unlike a job of the workflow, an audit has the machine for itself, and its model may need any
-    operation.
+    Unlike a job of the workflow, an audit may have the machine for itself, and its model may need
+    any operation. ``evaluate`` is a call of the model, which tells how many cores it can use.
     """
     threads = torch.get_num_threads()
     mode = torch.get_deterministic_debug_mode()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     torch.set_deterministic_debug_mode("warn" if mode else "default")
     try:
+        _set_threads(evaluate)
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(mode)
+
+
+def _set_threads(evaluate: Callable[[], object]) -> None:
+    """As many threads as make a call faster, unless OMP_NUM_THREADS says how many.
+
+    Where other processes need the cores too, threads wait for each other: two have taken 22 times
+    as long as one.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads, most = 1, cores or 1
+    # What is wrong with the model, the audit says.
+    with suppress(Exception), torch.no_grad():
+        evaluate()
+        best = _seconds(evaluate, threads)
+        while threads < most:
+            more = min(2 * threads, most)
+            taken = _seconds(evaluate, more)
+            if taken > FASTER * best:
+                break
+            threads, best = more, taken
+    torch.set_num_threads(threads)
+
+
+def _seconds(evaluate: Callable[[], object], threads: int) -> float:
+    """Of the faster of two calls."""
+    torch.set_num_threads(threads)
+    taken = []
+    for _ in range(2):
+        start = time.perf_counter()
+        evaluate()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def _times(wanted: list[int | float], schedule: Schedule | None) -> list[float] | None:
@@ -221,6 +274,11 @@ def _times(wanted: list[int | float], schedule: Schedule | None) -> list[float] 
             )
         return None
     if len(wanted) == 1 and isinstance(wanted[0], int):
+        if wanted[0] > MOST:
+            raise BadInput(
+                f"--levels: found {wanted[0]} levels, expected at most {MOST}; a level with so "
+                f"much noise is {wanted[0]}.0"
+            )
         return levels(schedule, wanted[0]).tolist()
     times = schedule.time(torch.tensor(wanted, dtype=torch.float64))
     return (times.round() if isinstance(schedule, Discrete) else times).tolist()
@@ -241,4 +299,10 @@ def _probes(text: str) -> int | str:
         return text
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number or exact")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive whole number")
     return int(text)

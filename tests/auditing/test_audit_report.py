@@ -10,8 +10,9 @@ from conftest import ROOT
 from fields import linear, matrix, points
 
 import qcsbm
+from qcsbm.auditing.force_report import ForceReport
 from qcsbm.auditing.report import Quantity, Report, shown
-from qcsbm.runtime.errors import BadInput
+from qcsbm.runtime.errors import BadInput, MissingFile
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,10 @@ def test_json_round_trip_keeps_everything(report, tmp_path):
     assert document["levels"][0]["lambda"]["value"] == report.levels[0].lambda_.value
 
 
-def test_the_schema_in_the_documentation_is_that_of_reports():
-    schema = json.dumps(Report.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
-    assert (ROOT / "docs/audit.schema.json").read_text() == schema
+@pytest.mark.parametrize("model, name", [(Report, "audit"), (ForceReport, "audit-forces")])
+def test_the_schemas_in_the_documentation_are_those_of_reports(model, name):
+    schema = json.dumps(model.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
+    assert (ROOT / f"docs/{name}.schema.json").read_text() == schema
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,12 @@ def test_other_json_is_refused(tmp_path, text, sentence):
     (tmp_path / "audit.json").write_text(text)
     with pytest.raises(BadInput, match=sentence):
         Report.from_json(tmp_path / "audit.json")
+
+
+@pytest.mark.parametrize("model", [Report, ForceReport])
+def test_a_missing_report_is_named(model, tmp_path):
+    with pytest.raises(MissingFile, match="none.json: found no such file, expected the report of"):
+        model.from_json(tmp_path / "none.json")
 
 
 def test_the_table_is_narrow_ascii_and_aligned(report):

@@ -1,5 +1,6 @@
 """What is no field to audit is refused in one sentence, before any work."""
 
+import math
 import re
 
 import pytest
@@ -40,7 +41,7 @@ def changes_in_place(x):
         (lambda x, t: x, "found TypeError: "),
         (Needy(), "a model that needs labels is given them first"),
         (lambda x: x @ torch.ones(3, 3), "found RuntimeError: "),
-        (3, "field: found a int, expected a function or a Field"),
+        (3, "field: found an object of type int, expected a function or Field"),
     ],
 )
 def test_a_field_that_cannot_be_audited_is_refused(field, sentence):
@@ -67,13 +68,48 @@ def test_a_field_that_is_not_finite_at_a_later_sample_is_refused():
         ({"products": "forwards"}, "products: found 'forwards', expected one of autograd"),
         ({"probes": 0}, "probes: found 0, expected a positive number or 'exact'"),
         ({"kinds": ["x0"]}, "kinds: found x0 for a field of kind 'score' with schedule None"),
-        ({"t": []}, "t: found no time, expected at least one"),
+        ({"kinds": ["noise"]}, "kind: found 'noise', expected one of score, epsilon, x0,"),
+        ({"kind": "noise"}, "kind: found 'noise', expected one of score, epsilon, x0,"),
+        ({"t": []}, "t: found [], expected one finite time or more"),
+        ({"t": [math.nan]}, "t: found [nan], expected one finite time or more"),
+        ({"t": "soon"}, "t: found 'soon', expected one time or several"),
+        ({"schedule": "ve"}, "schedule: found 've', expected a schedule such as qcsbm.VE()"),
+        ({"schedule": qcsbm.VE}, "expected a schedule such as qcsbm.VE()"),
+        # Noise levels in the place of times.
+        (
+            {"schedule": qcsbm.VE(), "t": [0.1, 10.0]},
+            "t: found 10, a noise level of 9.77e+34 relative to the data, expected a time at which "
+            "it is 0.01 to 50, as of VE(",
+        ),
+        ({"schedule": qcsbm.RectifiedFlow(), "t": -0.1}, "t: found -0.1, a noise level of -0.0909"),
+        ({"schedule": qcsbm.EDM(), "t": 81.0}, "t: found 81, a noise level of 81 relative"),
+        ({"relative_error": 0.0}, "relative_error: found 0, expected a positive number"),
+        ({"step": -1.0}, "step: found -1, expected a positive number"),
+        ({"spectrum": -1}, "spectrum: found -1, expected at least 0"),
+        ({"planes": 0}, "planes: found 0, expected at least 1"),
+        ({"batch_size": 0}, "batch_size: found 0, expected at least 1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes, sentence):
     arguments = {"x": points(4, 2)} | changes
     with pytest.raises(BadInput, match=re.escape(sentence)):
         qcsbm.audit(lambda x, t=None: x, **arguments)
+
+
+def test_what_is_not_finite_away_from_samples_leaves_the_rest():
+    x = points(9, 3).sign() * 2
+    report = qcsbm.audit(lambda x: (-x).where(x.abs() > 1, torch.nan), x)
+    (warning,) = report.warnings
+    assert warning.startswith("no circulation: the field is not finite on an edge of triangle ")
+    assert report.levels[0].circulation is None and len(report.levels[0].spectrum) == 1
+    assert report.mean.zero_within is not None
+    assert "circulation" not in report.cost.parts
+
+
+def test_a_field_of_large_values_has_a_circulation():
+    turn = torch.tensor([[0.0, -1e30], [1e30, 0.0]])
+    report = qcsbm.audit(lambda x: x @ turn, points(9, 2))
+    assert report.mean.nasym.value == pytest.approx(1) and report.levels[0].circulation.seen
 
 
 def test_rounding_that_differs_from_call_to_call_is_no_randomness():

@@ -15,6 +15,7 @@ import qcsbm
 from qcsbm.auditing.data import samples
 from qcsbm.runtime.errors import BadInput
 from qcsbm.runtime.files import sha256
+from qcsbm.stages import audit as stage
 
 MODEL = """
 import torch
@@ -49,9 +50,14 @@ def test_an_audit_is_a_table_json_figures_and_a_page(here, capsys):
     assert in_process(*COMMAND, *options) == 0
     shown = capsys.readouterr()
     assert "Audit of mine:score: score field on samples of 3 x 2 x 2" in shown.out
-    assert "100%" in shown.err
+    assert "level 2 of 2: spectrum:" in shown.err and "\n" not in shown.err
     report = qcsbm.Report.from_json("out/audit.json")
     assert [level.sigma for level in report.levels] == pytest.approx([0.1, 1.0])
+    parts = report.cost.parts
+    assert parts == {"asymmetry": 12 * 2 * 15, "circulation": parts["circulation"], "spectrum": 26}
+    assert sum(parts.values()) == report.cost.evaluations
+    assert report.cost.evaluations == sum(level.evaluations for level in report.levels)
+    assert f"Evaluations: {report.cost.evaluations} (asymmetry 360, " in shown.out
     assert report.protocol.samples == 12 and report.protocol.seed == 3
     assert report.field.files == {"mine.py": sha256("mine.py")}
     assert report.versions.keys() >= {"python", "torch", "numpy", "scipy"}
@@ -78,7 +84,31 @@ def test_the_command_gives_what_the_library_does(here):
     expected = json.loads(report.model_dump_json())
     for document in (written, expected):
         del document["cost"], document["versions"], document["field"]["files"]
+        del document["protocol"]["threads"]
     assert written == expected
+
+
+@pytest.mark.parametrize("cost, expected", [(lambda n: 1 / n, 5), (lambda n: n, 1)])
+def test_as_many_threads_as_make_calls_faster(monkeypatch, cost, expected):
+    clock = iter(range(100))
+    monkeypatch.setattr(stage.time, "perf_counter", lambda: next(clock) / 1e9 + spent[0])
+    monkeypatch.setattr(stage.os, "sched_getaffinity", lambda _: set(range(5)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    spent, before = [0.0], torch.get_num_threads()
+
+    def evaluate():
+        spent[0] += cost(torch.get_num_threads())
+
+    with stage._arithmetic(evaluate):
+        assert torch.get_num_threads() == expected
+    assert torch.get_num_threads() == before
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with stage._arithmetic(evaluate):
+        assert torch.get_num_threads() == 3
+    # What is wrong with a model, the audit says.
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    with stage._arithmetic(lambda: 1 / 0):
+        assert torch.get_num_threads() == 1
 
 
 def test_without_matplotlib_the_rest_is_written(here, capsys, monkeypatch):
@@ -98,6 +128,9 @@ def test_without_matplotlib_the_rest_is_written(here, capsys, monkeypatch):
         (["--data", "."], ".: found no images and no data.json"),
         (["--levels", "0"], "found '0', expected a positive number"),
         (["--levels", "0.1", "inf"], "found 'inf', expected a positive number"),
+        (["--levels", "500"], "found 500 levels, expected at most 100; a level with so much noise"),
+        (["--samples", "-3"], "found '-3', expected a positive whole number"),
+        (["--out", "mine.py"], "--out: found the file mine.py, expected a folder"),
         (["--probes", "few"], "found 'few', expected a positive number or exact"),
         (["--schedule", "vee"], "schedule: found 'vee', expected one of"),
         (["--label", "3"], "mine:score: found the setting label"),

@@ -18,7 +18,7 @@ from conftest import ROOT, in_process
 from qcsbm.auditing import forces
 from qcsbm.auditing.audit import asymmetry
 from qcsbm.auditing.compare import compare
-from qcsbm.auditing.force_report import ForceReport
+from qcsbm.auditing.force_report import ForceReport, heading
 from qcsbm.auditing.forces import audit_forces, pair_asymmetry
 from qcsbm.runtime.errors import BadInput, MissingFile
 
@@ -224,6 +224,10 @@ def test_report_is_read_from_file_as_it_was_written(tmp_path):
     assert again.model_dump(exclude={"cost"}) == report.model_dump(exclude={"cost"})
     report.plot(tmp_path / "forces.png")
     assert (tmp_path / "forces.png").stat().st_size > 10_000
+    report.page(tmp_path / "page.svg")
+    page = (tmp_path / "page.svg").read_text()
+    for text in (heading(report), "Ar8", "mean over structures", "Pairs of atoms", "Bigi et"):
+        assert text in page, text
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(BadInput, match="expected the report of an audit of forces"):
         ForceReport.from_json(tmp_path / "other.json")
@@ -303,11 +307,8 @@ def test_command_audits_a_calculator_at_structures_of_a_file(tmp_path, monkeypat
     report = ForceReport.from_json(tmp_path / "audit/audit.json")
     assert len(report.structures) == 2 and report.zero_within
     assert str(report) in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "audit").iterdir()} == {
-        "audit.json",
-        "audit.png",
-        "audit.svg",
-    }
+    names = {f"audit.{suffix}" for suffix in ("json", "png", "svg", "pdf")}
+    assert {path.name for path in (tmp_path / "audit").iterdir()} == names
     assert in_process(*command, "--out", "audit", "--label", 3) == 2
     assert "--label: found one, expected none for a calculator" in capsys.readouterr().err
 

@@ -221,7 +221,7 @@ def test_error_of_a_central_difference_is_that_of_the_third_derivative():
     ("products", "probes"), [("autograd", 1), ("finite_differences", 1), ("forward", 2)]
 )
 def test_too_few_probes_are_refused(products, probes):
-    with pytest.raises(BadInput, match=f"probes: {probes} found, expected at least {probes + 1}"):
+    with pytest.raises(BadInput, match=f"probes: found {probes}, expected at least {probes + 1}"):
         estimate(field(), points(), probes, products, STEP, generator(0))
 
 
@@ -230,7 +230,7 @@ def test_too_few_probes_are_refused(products, probes):
 def test_step_that_does_not_move_a_sample_is_refused(products, step):
     # Where nothing moves, nothing rotates: without a word this would be zero within 0.
     x = (100 + points()).float()
-    message = r"step: \S+ found, expected one that moves float32 samples of size 99.8"
+    message = r"step: found \S+, expected one that moves float32 samples of size 99.8"
     with pytest.raises(BadInput, match=message):
         estimate(lambda y: y, x, 3, products, step, generator(0))
 

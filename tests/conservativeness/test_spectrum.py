@@ -94,7 +94,7 @@ def test_as_many_planes_as_there_are_are_found_densely(iterative):
 
 
 @pytest.mark.parametrize("sizes", [[3.0], [3, 2, 1], [2, 2, 2, 1, 1], [1] * 200])
-def test_planted_planes_are_found_once_each(sizes):
+def test_planted_planes_are_found_once_each(sizes, iterative):
     d = 600
     found = spectrum(planted(d, sizes, torch.linspace(-2, 1, d)), normal(1, d), 5, "autograd", 0)
     expected = torch.tensor(([*sizes] + [0] * 5)[:5], dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_planes_with_the_same_rotation_are_told_apart(iterative):
     assert abs(found.share - float(expected.square().sum()) / d) <= 4 * found.share_stderr
 
 
-def test_eigenvalues_near_zero_converge_in_spite_of_rounding():
+def test_eigenvalues_near_zero_converge_in_spite_of_rounding(iterative):
     d = 600
     function = planted(d, [3.0], torch.linspace(-1e4, 0, d))
     found = spectrum(

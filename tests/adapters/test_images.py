@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-import qcsbm.adapters.denoisers
-from qcsbm.adapters.denoisers import from_denoiser
+import qcsbm.adapters.images
+from qcsbm.adapters.images import from_denoiser
 from qcsbm.runtime.errors import BadInput
 
 T = torch.zeros(3)
@@ -57,7 +57,7 @@ def test_function_that_gives_something_else_is_refused(function, sentence):
 
 
 def test_examples_run():
-    assert doctest.testmod(qcsbm.adapters.denoisers).failed == 0
+    assert doctest.testmod(qcsbm.adapters.images).failed == 0
 
 
 def test_tutorial_runs():
