@@ -99,8 +99,8 @@ def called(field: Field, x: Tensor, t: Tensor) -> Tensor:
         if isinstance(error, TypeError | ValueError):
             raise BadInput(
                 f"{found}, expected a function of x and t, or of x alone where neither t nor a "
-                "schedule is given; a model that needs labels is given them first, as in lambda x, t: model(x, t, "
-                "labels)"
+                "schedule is given; a model that needs labels is given them first, as in "
+                "lambda x, t: model(x, t, labels)"
             ) from error
         raise BadInput(
             f"{found}, expected a value like x {tuple(x.shape)}, {x.dtype} on {x.device}"
