@@ -200,7 +200,7 @@ def test_prepared_datasets_have_their_levels(inputs):
 )
 def test_arrays_that_are_no_samples_are_refused(tmp_path, array):
     np.save(tmp_path / "x.npy", array)
-    with pytest.raises(BadInput, match=r"expected samples \(n, ...\)"):
+    with pytest.raises(BadInput, match=r"expected at least one sample, \(n, ...\)"):
         samples(tmp_path / "x.npy", FIELD, 2, 0)
     np.savez(tmp_path / "x.npz", a=np.zeros((2, 2)), b=np.zeros((2, 2)))
     with pytest.raises(BadInput, match="found arrays a, b, expected one of samples"):
