@@ -1,6 +1,6 @@
 """What an audit of guidance found, as closed models that become JSON, a table and a figure.
 
-``docs/guidance.schema.json`` describes the JSON. The same fields, data and seed give the same bytes
+``docs/audit-guidance.schema.json`` describes the JSON. The same fields, data and seed give the same bytes
 of all but ``cost`` and ``versions``.
 
 References:

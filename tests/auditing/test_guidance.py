@@ -282,7 +282,7 @@ def test_json_round_trip_keeps_everything(report, tmp_path):
 
 def test_the_schema_in_the_documentation_is_that_of_reports():
     schema = json.dumps(GuidanceReport.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
-    assert (ROOT / "docs/guidance.schema.json").read_text() == schema
+    assert (ROOT / "docs/audit-guidance.schema.json").read_text() == schema
 
 
 def test_the_table_is_narrow_ascii(report):
