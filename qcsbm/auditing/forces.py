@@ -6,10 +6,11 @@ and J_ij its 3 × 3 block ∂F_i/∂x_j,
 .. math:: \lambda = \frac{\|J - J^T\|_F}{2 \|J\|_F} = \sqrt{NAsym} \in [0, 1], \qquad
    \lambda_{ij}^2 = \frac{\|J_{ij} - J_{ji}^T\|_F^2}{2 (\|J_{ij}\|_F^2 + \|J_{ji}\|_F^2)},
 
-the latter for pairs of atoms i ≠ j. It is λ of the matrix that has the two blocks of the pair and
-zeros elsewhere, and the same for (j, i). Where the two blocks are of one size, it is
-‖½(J_ij − J_jiᵀ)‖_F / ‖J_ij‖_F. Both are 0 where forces are conservative, and 1 where the energy is
-missing altogether.
+the latter for pairs of atoms i ≠ j, in the manner of Bigi et al.: whether theirs is normalised in
+the same way was not compared, so that λ alone should be set beside their figures. λ_ij is λ of the
+matrix that has the two blocks of the pair and zeros elsewhere, and the same for (j, i). Where the
+two blocks are of one size, it is ‖½(J_ij − J_jiᵀ)‖_F / ‖J_ij‖_F. Both are 0 where forces are
+conservative, and 1 where the energy is missing altogether.
 
 A whole Jacobian takes 2 · 3N force calls, by central differences along every coordinate. K
 Rademacher probes take 2K, whatever N is: see `qcsbm.conservativeness.estimates`. They leave the
@@ -17,7 +18,7 @@ blocks of pairs unknown.
 
 References:
     The dark side of the forces: assessing non-conservative force models for atomistic machine
-    learning (Bigi, Langer & Ceriotti, 2024), for λ and λ_ij; https://arxiv.org/abs/2412.11569
+    learning (Bigi, Langer & Ceriotti, 2024), for λ; https://arxiv.org/abs/2412.11569
     ML-PEG, benchmark "Jacobian symmetry", for whole Jacobians by 2 · 3N force calls and the mean of
     λ over structures; https://github.com/ddmms/ml-peg
 """
