@@ -1,7 +1,7 @@
 """What an audit of guidance found, as closed models that become JSON, a table and a figure.
 
-``docs/audit-guidance.schema.json`` describes the JSON. The same fields, data and seed give the same bytes
-of all but ``cost`` and ``versions``.
+``docs/audit-guidance.schema.json`` describes the JSON. The same fields, data and seed give the same
+bytes of all but ``cost`` and ``versions``.
 
 References:
     On Investigating the Conservative Property of Score-Based Generative Models (Chao et al., 2023);
