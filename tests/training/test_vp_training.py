@@ -19,11 +19,11 @@ pytestmark = pytest.mark.slow
 
 NETWORK = dict(nf=8, ch_mult=[1, 2], num_res_blocks=1, attn_resolutions=[], dropout=0.0)
 SDE = dict(type="vp", beta_min=0.1, beta_max=20.0)
-TRAINING = Training(batch_size=32, lr=2e-3, warmup=20, ema=0.95, dequantise=True)
+TRAINING = Training(batch_size=16, lr=2e-3, warmup=20, ema=0.95, dequantise=True)
 IMAGES = load_digits().images.astype(np.uint8)[:, None]
 # The parameterisation, the regulariser, and steps: an energy takes more to learn.
 METHODS = {
-    "c": ("energy", None, 150),
+    "c": ("energy", None, 120),
     "u": ("score", None, 60),
     "qc": ("score", Regulariser(weight=1.0, estimator="antisymmetric"), 60),
 }
