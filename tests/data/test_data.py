@@ -25,7 +25,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
 
-from qcsbm.data import imagenet32, patches, splits
+from qcsbm.data import imagenet32, splits
 from qcsbm.data.local import random_order
 from qcsbm.data.sources import SOURCES
 from qcsbm.data.splits import SPLITS
@@ -129,7 +129,7 @@ def test_no_pixel_is_in_training_and_test_patches(monkeypatch, size, train, test
     class Bunch:
         images = list(coordinates(height, width))
 
-    monkeypatch.setattr(patches, "load_sample_images", Bunch)
+    monkeypatch.setattr("sklearn.datasets.load_sample_images", Bunch)
     data = read(Patches(source="patches", size=size, train=train, test=test))
     numbers = {name: pixel_numbers(getattr(data, name).images) for name in SPLITS}
     assert not np.intersect1d(numbers["train"], numbers["test"]).size
@@ -148,7 +148,7 @@ def test_more_patches_than_positions_are_refused(monkeypatch, change):
     class Bunch:
         images = list(coordinates(32, 41))
 
-    monkeypatch.setattr(patches, "load_sample_images", Bunch)
+    monkeypatch.setattr("sklearn.datasets.load_sample_images", Bunch)
     config = Patches(source="patches", size=4, train=1508, test=116)
     with pytest.raises(ValueError) as error:
         read(config.model_copy(update=change))

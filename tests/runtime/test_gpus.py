@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from qcsbm import cli
 from qcsbm.runtime import gpus
 
 ROOT = Path(__file__).parents[2]
@@ -130,8 +131,10 @@ def test_a_process_claims_once(monkeypatch):
 
 @pytest.mark.parametrize("profile", ["gpu", "slurm"])
 def test_jobs_that_compute_on_a_gpu_ask_for_one(profile):
-    stages = ROOT.glob("qcsbm/stages/*.py")
-    computing = {path.stem for path in stages if "import claim_device" in path.read_text()}
+    modules = {name: ROOT / f"qcsbm/stages/{name}.py" for name in cli.STAGES}
+    computing = {
+        name for name, path in modules.items() if "import claim_device" in path.read_text()
+    }
     requests = yaml.safe_load((ROOT / f"profiles/{profile}/config.yaml").read_text())
     resources = requests["set-resources"].items()
     asking = {rule for rule, asked in resources if asked.keys() & {"gpu", "gres"}}
