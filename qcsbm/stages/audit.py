@@ -134,9 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=True,
         )
-    print(report)
-    report.to_json(arguments.out / "audit.json")
-    write_figures(report, arguments.out)
+    _show(report, arguments.out)
 
 
 def _run_guidance(arguments: argparse.Namespace, settings: dict[str, object]) -> None:
@@ -170,9 +168,7 @@ def _run_guidance(arguments: argparse.Namespace, settings: dict[str, object]) ->
             seed=arguments.seed,
             progress=True,
         )
-    print(report)
-    report.to_json(arguments.out / "audit.json")
-    write_figures(report, arguments.out)
+    _show(report, arguments.out)
 
 
 def _run_forces(arguments: argparse.Namespace) -> None:
@@ -195,9 +191,14 @@ def _run_forces(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=True,
         )
+    _show(report, arguments.out)
+
+
+def _show(report: Report | ForceReport | GuidanceReport, folder: Path) -> None:
+    """The table first, so that it is there whatever happens to the files."""
     print(report)
-    report.to_json(arguments.out / "audit.json")
-    write_figures(report, arguments.out)
+    report.to_json(folder / "audit.json")
+    write_figures(report, folder)
 
 
 def write_figures(report: Report | ForceReport | GuidanceReport, folder: Path) -> None:
