@@ -48,8 +48,17 @@ LOSS = """
 import torch, qcsbm
 score = torch.nn.Linear(3, 3)
 x = torch.randn(5, 3)
-qcsbm.quasi_conservative_loss(score, x).mean().backward()
-qcsbm.quasi_conservative_loss(score, x, derivatives="finite_differences", step=1e-2)
+loss = qcsbm.quasi_conservative_loss(score, x)
+loss.mean().backward()
+same = qcsbm.quasi_conservative_loss(score, x, derivatives="finite_differences", step=1e-2)
+print(loss.shape == same.shape == (5,) and bool(score.weight.grad.norm() > 0))
+"""
+
+AUDIT = """
+import torch, qcsbm
+x = torch.randn(30, 2)
+report = qcsbm.audit(lambda x: x @ torch.tensor([[-1.0, -0.5], [0.5, -1.0]]), x)
+print(abs(report.mean.nasym.value - 0.2) < 1e-6)
 """
 
 
@@ -80,9 +89,9 @@ def test_public_names_are_all_there_and_no_others():
         _ = qcsbm.anything
 
 
-@pytest.mark.parametrize("program", [LOSS], ids=["loss"])
+@pytest.mark.parametrize("program", [LOSS, AUDIT], ids=["loss", "audit"])
 def test_the_core_runs_where_no_extra_is_installed(program):
-    run(WITHOUT_EXTRAS + program)
+    assert run(WITHOUT_EXTRAS + program).split() == ["True"]
 
 
 def test_extras_are_blocked_where_the_tests_say_so():

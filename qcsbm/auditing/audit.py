@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from qcsbm.adapters.field import Field
-from qcsbm.auditing import report as found
 from qcsbm.auditing.checks import of_tensors, require_auditable, scale_warnings
 from qcsbm.auditing.conclusion import conclusion
 from qcsbm.auditing.measurement import Measurement, Probes, like, over_levels
@@ -142,28 +141,8 @@ def audit(
             )
     if circulation and not around:
         warnings.append("no circulation: it needs three samples or more")
-    audited = found.Audited(
-        name=field.name,
-        kind=field.kind,
-        schedule=None if field.schedule is None else repr(field.schedule),
-        shape=tuple(x.shape[1:]),
-        dimensions=x[0].numel(),
-        data_range=field.data_range,
-        files=field.files,
-    )
-    protocol = found.Protocol(
-        products=chosen,
-        why=why,
-        estimator="exact" if count is None else "probes",
-        probes=count,
-        step=None if chosen == "autograd" else run.step,
-        samples=len(x),
-        seed=seed,
-        dtype=str(x.dtype).removeprefix("torch."),
-        device=x.device.type,
-        threads=torch.get_num_threads(),
-        data=digest,
-    )
+    audited = run.audited()
+    protocol = run.protocol(chosen, why, count, digest)
     mean = over_levels(measured)
     return Report(
         field=audited,
@@ -172,11 +151,7 @@ def audit(
         mean=mean,
         warnings=(*warnings, *run.warnings),
         conclusion=tuple(conclusion(audited, protocol, measured, mean)),
-        cost=found.Cost(
-            evaluations=sum(run.evaluations.values()),
-            parts=run.evaluations,
-            seconds=round(time.perf_counter() - start, 3),
-        ),
+        cost=run.cost(start),
         versions=dict(versions()),
     )
 

@@ -99,7 +99,7 @@ def page(report: Report, path: str | Path) -> None:
     how = protocol(report.field, report.protocol, report.cost)
     write_page(
         path,
-        heading(report),
+        heading(report.field),
         [how],
         list(_rows(report)),
         panels,

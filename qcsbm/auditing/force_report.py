@@ -3,12 +3,11 @@
 The same calculator, structures and seed give the same bytes of all but ``cost`` and ``versions``.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from qcsbm.auditing.report import (
     Circulation,
@@ -18,6 +17,7 @@ from qcsbm.auditing.report import (
     Quantity,
     Size,
     Whole,
+    Written,
     Zero,
     aligned,
     by_part,
@@ -25,8 +25,6 @@ from qcsbm.auditing.report import (
     shown,
     wrapped,
 )
-from qcsbm.runtime.errors import BadInput, MissingFile
-from qcsbm.runtime.files import write_text
 from qcsbm.runtime.terminal import plain
 
 # Rows of the table: of more structures those with the largest λ.
@@ -81,13 +79,15 @@ class Pairs(Part):
     lambda_: Annotated[Quantity, Field(alias="lambda")]
 
 
-class ForceReport(Part):
+class ForceReport(Written):
     """The result of `audit_forces`: print it, or write it as JSON or as a figure.
 
     ``nasym`` and ``lambda`` are means over structures; ``zero_within`` says what they are known to
     be below where none of the structures has an asymmetry that can be seen. ``pairs`` is empty
     unless there are whole Jacobians.
     """
+
+    of: ClassVar[str] = "an audit of forces"
 
     schema_version: Literal[1] = 1
     kind: Literal["force"] = "force"
@@ -101,33 +101,6 @@ class ForceReport(Part):
     conclusion: tuple[str, ...]
     cost: Cost
     versions: dict[str, str]
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the report as JSON, which `from_json` reads."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
-        write_text(path, text + "\n")
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> Self:
-        """The report in a file that `to_json` wrote.
-
-        Raises:
-            BadInput: the file holds something else.
-            MissingFile: there is no such file.
-        """
-        if not Path(path).is_file():
-            raise MissingFile(
-                f"{path}: found no such file, expected the report of an audit of forces"
-            )
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "JSON"
-            raise BadInput(
-                f"{path}: found another {place} ({first['msg']}), expected the report of an audit "
-                "of forces, schema version 1"
-            ) from None
 
     def plot(self, path: str | Path) -> None:
         """Draw λ of every structure, and λ_ij against the distance of atoms.
@@ -150,9 +123,6 @@ class ForceReport(Part):
         from qcsbm.auditing import force_figure
 
         force_figure.page(self, path)
-
-    def __repr__(self) -> str:
-        return f"<ForceReport: {heading(self)}>"
 
     def __str__(self) -> str:
         """A table in ASCII, at most 80 columns wide."""

@@ -133,37 +133,13 @@ def audit_guidance(
         warnings.append(f"no circulation: {len(x)} samples make no triangle")
     means = tuple(_means(levels))
     return GuidanceReport(
-        field=found.Audited(
-            name=run.field.name,
-            kind=run.field.kind,
-            schedule=None if run.field.schedule is None else repr(run.field.schedule),
-            shape=tuple(x.shape[1:]),
-            dimensions=x[0].numel(),
-            data_range=run.field.data_range,
-            files=run.field.files,
-        ),
-        protocol=found.Protocol(
-            products=chosen,
-            why=why,
-            estimator="exact" if count is None else "probes",
-            probes=count,
-            step=None if chosen == "autograd" else run.step,
-            samples=len(x),
-            seed=seed,
-            dtype=str(x.dtype).removeprefix("torch."),
-            device=x.device.type,
-            threads=torch.get_num_threads(),
-            data=digest,
-        ),
+        field=run.audited(),
+        protocol=run.protocol(chosen, why, count, digest),
         levels=tuple(levels),
         means=means,
         warnings=(*warnings, *run.warnings),
         conclusion=tuple(conclusion(run.field.name, levels, means)),
-        cost=found.Cost(
-            evaluations=sum(run.evaluations.values()),
-            parts=run.evaluations,
-            seconds=round(time.perf_counter() - start, 3),
-        ),
+        cost=run.cost(start),
         versions=dict(versions()),
     )
 

@@ -12,12 +12,11 @@ References:
     https://arxiv.org/abs/2505.21101
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from qcsbm.auditing.report import (
     WIDTH,
@@ -32,17 +31,16 @@ from qcsbm.auditing.report import (
     Size,
     Values,
     Whole,
+    Written,
     Zero,
     aligned,
+    heading,
     interval,
     protocol,
     short,
     shown,
     wrapped,
 )
-from qcsbm.runtime.errors import BadInput
-from qcsbm.runtime.files import write_text
-from qcsbm.runtime.terminal import plain
 
 
 class GuidedWeight(Part):
@@ -87,8 +85,10 @@ class GuidedMean(Mean):
     change: Quantity
 
 
-class GuidanceReport(Part):
+class GuidanceReport(Written):
     """The result of `qcsbm.audit_guidance`: print it, or write it as JSON or as a figure."""
+
+    of: ClassVar[str] = "an audit of guidance"
 
     schema_version: Literal[1] = 1
     field: Audited
@@ -99,28 +99,6 @@ class GuidanceReport(Part):
     conclusion: tuple[str, ...]
     cost: Cost
     versions: dict[str, str]
-
-    def to_json(self, path: str | Path) -> None:
-        """Write the report as JSON, which `from_json` reads."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)
-        write_text(path, text + "\n")
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> Self:
-        """The report in a file that `to_json` wrote.
-
-        Raises:
-            BadInput: the file holds something else.
-        """
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "JSON"
-            raise BadInput(
-                f"{path}: found another {place} ({first['msg']}), expected the report of an audit "
-                "of guidance, schema version 1"
-            ) from None
 
     def plot(self, path: str | Path) -> None:
         """Draw κ² and the circulation against the weight, a line for each level.
@@ -134,13 +112,10 @@ class GuidanceReport(Part):
 
         guidance_figure.plot(self, path)
 
-    def __repr__(self) -> str:
-        return f"<GuidanceReport: {heading(self)}>"
-
     def __str__(self) -> str:
         """A table in ASCII, at most 80 columns wide."""
         parts = [
-            [heading(self)],
+            [heading(self.field)],
             wrapped(protocol(self.field, self.protocol, self.cost)),
             _table(self),
             _means(self),
@@ -148,13 +123,6 @@ class GuidanceReport(Part):
             [line for text in self.conclusion for line in wrapped(text, bullet="* ")],
         ]
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
-
-
-def heading(report: GuidanceReport) -> str:
-    """What was audited, in one line."""
-    field = report.field
-    shape = " x ".join(map(str, field.shape))
-    return plain(f"Audit of {field.name}: {field.kind} field on samples of {shape}")
 
 
 def conclusion(

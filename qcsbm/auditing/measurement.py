@@ -1,6 +1,7 @@
 """The numbers of an audit: which products, how many probes, and all that one level has."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
@@ -58,6 +59,45 @@ class Measurement:
         self.step = 2 * torch.finfo(x.dtype).eps ** (1 / 3) if step is None else step
         self.evaluations: dict[str, int] = {}
         self.warnings: list[str] = []
+
+    def audited(self) -> found.Audited:
+        """What a report says of the field."""
+        field = self.field
+        return found.Audited(
+            name=field.name,
+            kind=field.kind,
+            schedule=None if field.schedule is None else repr(field.schedule),
+            shape=tuple(self.x.shape[1:]),
+            dimensions=self.x[0].numel(),
+            data_range=field.data_range,
+            files=field.files,
+        )
+
+    def protocol(
+        self, products: Products, why: str, probes: int | None, data: str
+    ) -> found.Protocol:
+        """How it is measured; ``data`` is the SHA-256 of what was given."""
+        return found.Protocol(
+            products=products,
+            why=why,
+            estimator="exact" if probes is None else "probes",
+            probes=probes,
+            step=None if products == "autograd" else self.step,
+            samples=len(self.x),
+            seed=self.seed,
+            dtype=str(self.x.dtype).removeprefix("torch."),
+            device=self.x.device.type,
+            threads=torch.get_num_threads(),
+            data=data,
+        )
+
+    def cost(self, start: float) -> found.Cost:
+        """What was spent since ``start``, of `time.perf_counter`."""
+        return found.Cost(
+            evaluations=sum(self.evaluations.values()),
+            parts=self.evaluations,
+            seconds=round(time.perf_counter() - start, 3),
+        )
 
     def noisy(self, number: int, t: float | None) -> Tensor:
         """The samples with the noise of level ``number``, where there is a schedule."""

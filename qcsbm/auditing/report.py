@@ -8,7 +8,7 @@ import json
 import math
 import textwrap
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -216,18 +216,10 @@ class Cost(Part):
     seconds: Size
 
 
-class Report(Part):
-    """The result of `qcsbm.audit`: print it, or write it as JSON or as a figure."""
+class Written(Part):
+    """A report as a whole, which comes back from the JSON that it is written as."""
 
-    schema_version: Literal[1] = 1
-    field: Audited
-    protocol: Protocol
-    levels: Annotated[tuple[Level, ...], Field(min_length=1)]
-    mean: Mean
-    warnings: tuple[str, ...]
-    conclusion: tuple[str, ...]
-    cost: Cost
-    versions: dict[str, str]
+    of: ClassVar[str]
 
     def to_json(self, path: str | Path) -> None:
         """Write the report as JSON, which `from_json` reads."""
@@ -242,17 +234,36 @@ class Report(Part):
             BadInput: the file holds something else.
             MissingFile: there is no such file.
         """
+        expected = f"expected the report of {cls.of}"
         if not Path(path).is_file():
-            raise MissingFile(f"{path}: found no such file, expected the report of an audit")
+            raise MissingFile(f"{path}: found no such file, {expected}")
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "JSON"
             raise BadInput(
-                f"{path}: found another {place} ({first['msg']}), expected the report of an audit, "
-                "schema version 1"
+                f"{path}: found another {place} ({first['msg']}), {expected}, schema version 1"
             ) from None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {str(self).splitlines()[0]}>"
+
+
+class Report(Written):
+    """The result of `qcsbm.audit`: print it, or write it as JSON or as a figure."""
+
+    of: ClassVar[str] = "an audit"
+
+    schema_version: Literal[1] = 1
+    field: Audited
+    protocol: Protocol
+    levels: Annotated[tuple[Level, ...], Field(min_length=1)]
+    mean: Mean
+    warnings: tuple[str, ...]
+    conclusion: tuple[str, ...]
+    cost: Cost
+    versions: dict[str, str]
 
     def plot(self, path: str | Path) -> None:
         """Draw NAsym and λ, circulation and spectrum against the noise level.
@@ -276,13 +287,10 @@ class Report(Part):
 
         figure.page(self, path)
 
-    def __repr__(self) -> str:
-        return f"<Report: {heading(self)}>"
-
     def __str__(self) -> str:
         """A table in ASCII, at most 80 columns wide."""
         parts = [
-            [heading(self)],
+            [heading(self.field)],
             wrapped(protocol(self.field, self.protocol, self.cost)),
             table(self),
             means(self),
@@ -293,9 +301,8 @@ class Report(Part):
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def heading(report: Report) -> str:
+def heading(field: Audited) -> str:
     """What was audited, in one line."""
-    field = report.field
     shape = " x ".join(map(str, field.shape))
     return plain(f"Audit of {field.name}: {field.kind} field on samples of {shape}")
 
