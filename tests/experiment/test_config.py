@@ -89,7 +89,7 @@ def test_imported_checkpoint_takes_the_place_of_a_training(quick):
     experiment = imported(quick, steps=50)
     assert experiment.cells["digits", "u"].stops == [50]
     assert experiment.imported("digits", "u", 50) == "u/checkpoint.safetensors"
-    assert experiment.predecessor("digits", "qc", 1000) == ("u", 50)
+    assert experiment.predecessor("digits", "qc", 600) == ("u", 50)
     assert experiment.imported("digits", "qc", 50) is None
 
 
@@ -175,14 +175,14 @@ BAD = {
     ),
     "origin after the end": (
         "methods.qc.steps",
-        800,
-        "methods.qc.init_from.step (dataset digits): found 800, expected less than this method's",
+        400,
+        "methods.qc.init_from.step (dataset digits): found 400, expected less than this method's",
     ),
     "origin that starts from an unknown one": (
         "methods",
         {
             **METHODS,
-            "c": {**METHODS["c"], "init_from": {"method": "u", "step": 800}},
+            "c": {**METHODS["c"], "init_from": {"method": "u", "step": 400}},
             "u": {**METHODS["u"], "init_from": {"method": "ghost", "step": 10}},
         },
         "methods.c.parameterisation (dataset digits): found another value than that of method u",
@@ -191,12 +191,12 @@ BAD = {
         "methods.qc.init_from.checkpoint",
         "x.safetensors",
         "methods.qc.init_from (dataset digits): found {'method': 'u', 'checkpoint': 'x.safetensors'"
-        ", 'step': 800}, expected step with either method or checkpoint",
+        ", 'step': 400}, expected step with either method or checkpoint",
     ),
     "origin of no kind": (
         "methods.qc.init_from",
-        {"step": 800},
-        "methods.qc.init_from (dataset digits): found {'step': 800}, expected step with either",
+        {"step": 400},
+        "methods.qc.init_from (dataset digits): found {'step': 400}, expected step with either",
     ),
     "imported checkpoint without step": (
         "methods.u.init_from",
@@ -215,8 +215,8 @@ BAD = {
     ),
     "imported checkpoint after the first stop": (
         "methods.u.init_from",
-        {"checkpoint": "x.safetensors", "step": 800},
-        "methods.u.init_from.step (dataset digits): found 800, expected less than this method's",
+        {"checkpoint": "x.safetensors", "step": 400},
+        "methods.u.init_from.step (dataset digits): found 400, expected less than this method's",
     ),
     "cycle": (
         "methods.u.init_from",
@@ -281,8 +281,8 @@ BAD = {
     ),
     "more processes than samples": (
         "defaults.training.processes",
-        33,
-        "training.processes (dataset digits), method c: found 33, expected at most 32",
+        65,
+        "training.processes (dataset digits), method c: found 65, expected at most 64",
     ),
     "more processes than regularised samples": (
         "methods.qc",
@@ -300,8 +300,8 @@ BAD = {
     ),
     "checkpoints out of order": (
         "methods.u.checkpoints",
-        [800, 100],
-        "methods.u.checkpoints (dataset digits): found [800, 100], expected increasing steps",
+        [400, 100],
+        "methods.u.checkpoints (dataset digits): found [400, 100], expected increasing steps",
     ),
     "noise scales that are equal": (
         "datasets.digits.sde.sigma_min",
@@ -576,9 +576,9 @@ def test_bad_configuration_is_one_sentence(quick, path, value, sentence):
 
 
 GOOD = {
-    "as many processes as samples": ("defaults.training.processes", 32),
-    "a batch in one part": ("defaults.training.micro_batch", 32),
-    "a batch that is regularised as a whole": ("methods.qc.regulariser.batch_size", 32),
+    "as many processes as samples": ("defaults.training.processes", 64),
+    "a batch in one part": ("defaults.training.micro_batch", 64),
+    "a batch that is regularised as a whole": ("methods.qc.regulariser.batch_size", 64),
     "differences": ("methods.qc.regulariser", DIFFERENCES),
     "differences over a step": ("methods.qc.regulariser", {**DIFFERENCES, "difference_step": 0.01}),
     "as many test images as there are": ("datasets.digits.likelihood", {"samples": 360}),
@@ -702,8 +702,8 @@ def test_sources_know_how_many_images_they_have():
 
 
 def test_numbers_without_a_point_are_numbers(quick):
-    assert quick["defaults"]["training"]["lr"] == "1e-3", "YAML 1.1 reads a string"
-    assert load(quick, "x").cells["digits", "u"].training.lr == 1e-3
+    assert quick["defaults"]["training"]["lr"] == "3e-3", "YAML 1.1 reads a string"
+    assert load(quick, "x").cells["digits", "u"].training.lr == 3e-3
 
 
 def test_numbers_from_the_command_line_are_numbers(quick):
@@ -770,7 +770,7 @@ def test_control_differs_by_parameterisation_or_regulariser_alone(quick):
     assert load(quick, "x").control("digits", "qc") is None, "another U from scratch"
     quick["methods"]["u_b8"]["init_from"] = quick["methods"]["qc"]["init_from"]
     assert load(quick, "x").control("digits", "qc") == "u_b8"
-    quick["methods"]["c"] |= {"steps": 1200, "residual": True}
+    quick["methods"]["c"] |= {"steps": 600, "residual": True}
     assert load(quick, "x").control("digits", "c") is None
 
 
@@ -780,94 +780,94 @@ FILE, OTHER = "file.safetensors", "other.safetensors"
 
 
 def method(init=None, step=None, **keys):
-    """A score model of 1 200 steps, from a method or a file at ``step`` if one is named."""
+    """A score model of 600 steps, from a method or a file at ``step`` if one is named."""
     key = "checkpoint" if init in (FILE, OTHER) else "method"
     start = {"init_from": {key: init, "step": step}} if init else {}
     return {"label": "", "parameterisation": "score", **start, **keys}
 
 
-U = method(checkpoints=[400, 800])
+U = method(checkpoints=[200, 400])
 ENERGY = {"parameterisation": "energy"}
 # Beside each set of methods, the control of the one that is called m.
 ORIGINS = {
-    "of the control": ({"u": U, "m": method("u", 800, regulariser=L_QC)}, "u"),
-    "an earlier one of the control": ({"u": U, "m": method("u", 400, regulariser=L_QC)}, "u"),
+    "of the control": ({"u": U, "m": method("u", 400, regulariser=L_QC)}, "u"),
+    "an earlier one of the control": ({"u": U, "m": method("u", 200, regulariser=L_QC)}, "u"),
     "none of both": ({"u": U, "m": method(**ENERGY)}, "u"),
     "none of a regularised one": ({"u": U, "m": method(regulariser=L_QC)}, "u"),
-    "a file, against none": ({"u": U, "m": method(FILE, 800, regulariser=L_QC)}, None),
-    "none, against a file": ({"u": method(FILE, 800), "m": method(regulariser=L_QC)}, None),
-    "none, against a file, of an energy": ({"u": method(FILE, 800), "m": method(**ENERGY)}, None),
-    "the same file": ({"u": method(FILE, 800), "m": method(FILE, 800, regulariser=L_QC)}, "u"),
+    "a file, against none": ({"u": U, "m": method(FILE, 400, regulariser=L_QC)}, None),
+    "none, against a file": ({"u": method(FILE, 400), "m": method(regulariser=L_QC)}, None),
+    "none, against a file, of an energy": ({"u": method(FILE, 400), "m": method(**ENERGY)}, None),
+    "the same file": ({"u": method(FILE, 400), "m": method(FILE, 400, regulariser=L_QC)}, "u"),
     "the file, earlier": (
-        {"u": method(FILE, 400), "m": method(FILE, 800, regulariser=L_QC)},
+        {"u": method(FILE, 200), "m": method(FILE, 400, regulariser=L_QC)},
         None,
     ),
-    "another file": ({"u": method(OTHER, 800), "m": method(FILE, 800, regulariser=L_QC)}, None),
+    "another file": ({"u": method(OTHER, 400), "m": method(FILE, 400, regulariser=L_QC)}, None),
     "a file by way of a method": (
         {
-            "file": method(FILE, 800, steps=800),
-            "u": method("file", 800),
-            "m": method(FILE, 800, regulariser=L_QC),
+            "file": method(FILE, 400, steps=400),
+            "u": method("file", 400),
+            "m": method(FILE, 400, regulariser=L_QC),
         },
         "u",
     ),
     "a file, and nothing trained": (
-        {"u": method(FILE, 1200), "m": method(FILE, 1200, regulariser=L_QC)},
+        {"u": method(FILE, 600), "m": method(FILE, 600, regulariser=L_QC)},
         None,
     ),
     "two of the same kind": (
-        {"u": U, "v": method(checkpoints=[800]), "m": method("v", 800, regulariser=L_QC)},
+        {"u": U, "v": method(checkpoints=[400]), "m": method("v", 400, regulariser=L_QC)},
         "v",
     ),
     "two hops, the same": (
         {
             "u": U,
-            "v": method("u", 400, checkpoints=[800], training=SMALL),
-            "m": method("v", 800, regulariser=L_QC, training=SMALL),
+            "v": method("u", 200, checkpoints=[400], training=SMALL),
+            "m": method("v", 400, regulariser=L_QC, training=SMALL),
         },
         "v",
     ),
     "two hops, branching at the second": (
         {
             "u": U,
-            "v": method("u", 400, checkpoints=[800], training=SMALL),
-            "w": method("v", 800),
-            "m": method("v", 800, regulariser=L_QC),
+            "v": method("u", 200, checkpoints=[400], training=SMALL),
+            "w": method("v", 400),
+            "m": method("v", 400, regulariser=L_QC),
         },
         "w",
     ),
     "two hops, against one": (
         {
             "u": U,
-            "v": method("u", 400, checkpoints=[800], training=SMALL),
-            "w": method("u", 400, training=SMALL),
-            "m": method("v", 800, regulariser=L_QC),
+            "v": method("u", 200, checkpoints=[400], training=SMALL),
+            "w": method("u", 200, training=SMALL),
+            "m": method("v", 400, regulariser=L_QC),
         },
         None,
     ),
     "one hop, against two that are not alike": (
         {
             "u": U,
-            "v": method("u", 400, checkpoints=[800]),
-            "w": method("v", 800, training=SMALL),
-            "m": method("u", 400, regulariser=L_QC, training=SMALL),
+            "v": method("u", 200, checkpoints=[400]),
+            "w": method("v", 400, training=SMALL),
+            "m": method("u", 200, regulariser=L_QC, training=SMALL),
         },
         None,
     ),
     "one hop, against two with L_QC in between": (
         {
-            "u": method(checkpoints=[400], training=SMALL),
-            "v": method("u", 400, checkpoints=[800], regulariser=L_QC),
-            "w": method("v", 800),
-            "m": method("u", 400, regulariser=L_QC),
+            "u": method(checkpoints=[200], training=SMALL),
+            "v": method("u", 200, checkpoints=[400], regulariser=L_QC),
+            "w": method("v", 400),
+            "m": method("u", 200, regulariser=L_QC),
         },
         None,
     ),
     "two hops to a file": (
         {
-            "v": method(FILE, 400, checkpoints=[800]),
-            "w": method(FILE, 400, training=SMALL),
-            "m": method("v", 800, regulariser=L_QC),
+            "v": method(FILE, 200, checkpoints=[400]),
+            "w": method(FILE, 200, training=SMALL),
+            "m": method("v", 400, regulariser=L_QC),
         },
         "v",
     ),
