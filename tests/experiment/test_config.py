@@ -239,9 +239,9 @@ BAD = {
         "methods.qc.regulariser.batch_size (dataset digits): found 1000, expected at most",
     ),
     "step of differences without them": (
-        "methods.qcplus.regulariser.difference_step",
+        "methods.qc.regulariser.difference_step",
         0.003,
-        "methods.qcplus.regulariser.difference_step (dataset digits): found 0.003 with derivatives "
+        "methods.qc.regulariser.difference_step (dataset digits): found 0.003 with derivatives "
         "'autograd', expected a number with derivatives 'finite_differences' and none otherwise",
     ),
     "differences without a step": (

@@ -303,7 +303,12 @@ def test_every_measurement_says_how_its_model_was_trained(edited, stage):
 
     assert trained("u") == U
     assert trained("c") == {**U, "parameterisation": "energy"}
-    assert trained("qcplus") == {**QC, "regulariser_estimator": "antisymmetric"}
+    differences = {
+        "regulariser_derivatives": "finite_differences",
+        "regulariser_difference_step": 0.003,
+    }
+    antisymmetric = {"regulariser_estimator": "antisymmetric"}
+    assert trained("qcplus") == {**QC, **antisymmetric, **differences}
     assert trained("qc") == {
         **{**U, "started_from": "u@400", "training_batch_size": 16, "regulariser_weight": 0.5},
         **{"regulariser_estimator": "antisymmetric", "regulariser_probes": 3},
@@ -311,8 +316,7 @@ def test_every_measurement_says_how_its_model_was_trained(edited, stage):
             "regulariser_every": 2,
             "regulariser_time_sampling": "importance",
             "regulariser_batch_size": 4,
-            "regulariser_derivatives": "finite_differences",
-            "regulariser_difference_step": 0.003,
+            **differences,
         },
     }
     assert trained("further") == {**U, "started_from": "u@400 → qc@500"}
