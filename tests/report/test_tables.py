@@ -573,6 +573,10 @@ def test_rows_of_the_paper_tier_are_those_of_the_paper(dataset):
 
 
 EVERY2, EVERY3 = {"c", "u", "qc_k16"}, {"c", "u", "qc"}
+ANTISYMMETRIC = {
+    **{"estimator": "antisymmetric", "probes": 2, "noise_levels": 100, "samples": 10000},
+    **{"batch_size": 250, "weights": "raw"},
+}
 # A change of the configuration, and the methods of Tables 2 and 3 that it makes others.
 CHANGES = {
     "data of another source": ("datasets.cifar10.data.source", "cifar100", EVERY2, EVERY3),
@@ -624,6 +628,13 @@ CHANGES = {
     ),
     "the precision of the NLL": ("defaults.likelihood.precision", "tf32", EVERY2, set()),
     "the precision of Asym": ("defaults.asymmetry.precision", "tf32", EVERY2, set()),
+    "the estimator of Asym": ("defaults.asymmetry", ANTISYMMETRIC, set(), set()),
+    "the derivatives of Asym": (
+        "defaults.asymmetry",
+        {**ANTISYMMETRIC, "derivatives": "finite_differences"},
+        EVERY2,
+        set(),
+    ),
     "tolerance of the NLL": ("defaults.likelihood.rtol", 1e-4, set(), set()),
     "the label": ("methods.qc.label", "Other", set(), set()),
 }
