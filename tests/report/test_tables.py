@@ -216,6 +216,21 @@ def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
     assert "Likelihood: rtol 0.0001 (QC⁺) / 0.001 (U-Net)." in block.notes
 
 
+def test_derivatives_are_said_of_which_method(records, spec):
+    told = {
+        "u": {"derivatives": "autograd", "difference_step": None},
+        "qc": {"derivatives": "finite_differences", "difference_step": 0.003},
+    }
+    for found in records:
+        if found["stage"] == "asymmetry":
+            found["protocol"] |= told[found["method"]]
+    (note,) = [n for n in build(tidy(records), specified(spec), {})[0].notes if "Asymm" in n]
+    assert note == (
+        "Asymmetry: weights raw, derivatives finite_differences (QC⁺) / autograd (U-Net), "
+        "difference step 0.003, noise levels 10."
+    )
+
+
 @pytest.mark.parametrize(
     "changes, sentence",
     [
