@@ -196,9 +196,19 @@ def asymmetry(score, test, cell, seed):
                 found = [_asymmetry(j) for j in jacobians]
             else:
                 n_probes = protocol.probes or 1
-                v = [rademacher(batch.shape, draws).flatten(1).numpy() for _ in range(n_probes)]
-                of = {"antisymmetric": _jackknife, "trace": _one_probe}[protocol.estimator]
-                found = [of(j, np.stack(v)[:, i]) for i, j in enumerate(jacobians)]
+                probes = [rademacher(batch.shape, draws) for _ in range(n_probes)]
+                v = np.stack([probe.flatten(1).numpy() for probe in probes])
+                if protocol.estimator == "trace":
+                    found = [_one_probe(j, v[:, i]) for i, j in enumerate(jacobians)]
+                else:
+                    jv = [v[:, i] @ j.T for i, j in enumerate(jacobians)]
+                    if protocol.derivatives == "finite_differences":
+                        step = protocol.difference_step * std
+                        s = score.value(batch, t)
+                        rises = [score.value(batch + step * probe, t) - s for probe in probes]
+                        jv = torch.stack(rises, 1).flatten(2).numpy() / step
+                    jtv = [v[:, i] @ j for i, j in enumerate(jacobians)]
+                    found = [_jackknife(*pair) for pair in zip(jv, jtv, strict=True)]
             values[level, :, start : start + size] = np.array(found).T
     return values
 
@@ -208,10 +218,9 @@ def _asymmetry(j):
     return (a**2).sum() / 2, (a**2).sum() / (4 * (j**2).sum())
 
 
-def _jackknife(j, probes):
-    jv, jtv = probes @ j.T, probes @ j
+def _jackknife(jv, jtv):
     up, down = ((jv - jtv) ** 2).sum(1) / 2, (jv**2).sum(1) + (jtv**2).sum(1)
-    n = len(probes)
+    n = len(jv)
     without = [(up.sum() - up[i]) / (down.sum() - down[i]) for i in range(n)]
     return up.mean(), n * up.sum() / down.sum() - (n - 1) * np.mean(without)
 

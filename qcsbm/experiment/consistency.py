@@ -7,6 +7,7 @@ from qcsbm.experiment.experiment import Experiment
 from qcsbm.runtime import own_code
 from qcsbm.schema.base import Precision
 from qcsbm.schema.document import Cell, OutsideCell, TrainedCell
+from qcsbm.schema.evaluation import Asymmetry
 from qcsbm.schema.networks import Own
 from qcsbm.schema.outside import EDM, Diffusers, RectifiedFlow
 from qcsbm.schema.samplers import TYPES
@@ -96,6 +97,13 @@ def _cell_inconsistencies(
             f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator "
             "'antisymmetric' and none otherwise"
         )
+    yield from _difference_inconsistencies(
+        "asymmetry",
+        f"{where}, method {method}",
+        cell.asymmetry,
+        cell.asymmetry.precision,
+        "precision",
+    )
     for name, sampler in cell.samplers.items():
         if name in TAKEN:
             yield (
@@ -169,7 +177,11 @@ def _training_inconsistencies(
         )
     if cell.regulariser:
         yield from _difference_inconsistencies(
-            f"{place}.regulariser", where, cell.regulariser, cell.training.precision
+            f"{place}.regulariser",
+            where,
+            cell.regulariser,
+            cell.training.precision,
+            "training.precision",
         )
     for stage in ("quality", "likelihood", "asymmetry"):
         if getattr(cell, stage).weights is None:
@@ -194,8 +206,9 @@ def _training_inconsistencies(
 
 
 def _difference_inconsistencies(
-    place: str, where: str, settings: Regulariser, precision: Precision
+    place: str, where: str, settings: Regulariser | Asymmetry, precision: Precision, key: str
 ) -> Iterator[str]:
+    """Differences where there can be none; ``key`` says what the network's ``precision`` is."""
     differences = settings.derivatives == "finite_differences"
     if differences != (settings.difference_step is not None):
         yield (
@@ -203,17 +216,20 @@ def _difference_inconsistencies(
             f"{settings.derivatives!r}, expected a number with derivatives 'finite_differences' "
             "and none otherwise"
         )
-    if differences and settings.estimator == "trace":
+    if differences and settings.estimator != "antisymmetric":
+        reason = {
+            "trace": "the trace is a difference of large terms",
+            "exact": "exact Jacobians are made of backward passes alone",
+        }[settings.estimator]
         yield (
-            f"{place}.derivatives {where}: found 'finite_differences' with estimator 'trace', "
-            "expected 'autograd' or estimator 'antisymmetric', as the trace is a difference of "
-            "large terms"
+            f"{place}.derivatives {where}: found 'finite_differences' with estimator "
+            f"{settings.estimator!r}, expected 'autograd' or estimator 'antisymmetric', as {reason}"
         )
     if differences and precision != "float32":
         yield (
-            f"{place}.derivatives {where}: found 'finite_differences' with training.precision "
-            f"{precision!r}, expected 'autograd' or precision 'float32', as coarser rounding "
-            "drowns differences over a small step"
+            f"{place}.derivatives {where}: found 'finite_differences' with {key} {precision!r}, "
+            "expected 'autograd' or precision 'float32', as coarser rounding drowns differences "
+            "over a small step"
         )
 
 

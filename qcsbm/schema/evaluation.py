@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qcsbm.schema.base import Closed, Count, Positive, Precision, Several, Weights, Whole
+from qcsbm.schema.base import (
+    Closed,
+    Count,
+    Derivatives,
+    Positive,
+    Precision,
+    Several,
+    Weights,
+    Whole,
+    default_step,
+)
 
 
 class Quality(Closed):
@@ -44,10 +54,16 @@ class Asymmetry(Closed):
 
     They are ``exact``, or estimated: ``antisymmetric`` from several ``probes``, ``trace`` (Eq. 9)
     from one, as in the paper's own evaluation; see `qcsbm.conservativeness.asymmetry`.
+
+    ``derivatives: finite_differences`` has the antisymmetric estimator do without second
+    derivatives, over a ``difference_step`` relative to the standard deviation of the noise at each
+    level, 0.003 where none is given. What is left of a gradient is then the differences' error.
     """
 
     estimator: Literal["exact", "antisymmetric", "trace"]
     probes: Annotated[Whole, Field(ge=2)] | None = None
+    derivatives: Derivatives = "autograd"
+    difference_step: Positive | None = Field(default_factory=default_step)
     noise_levels: Count
     samples: Several
     batch_size: Count

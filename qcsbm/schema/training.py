@@ -4,7 +4,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from qcsbm.schema.base import Closed, Count, Fraction, NonNegative, Positive, Precision
+from qcsbm.schema.base import (
+    Closed,
+    Count,
+    Derivatives,
+    Fraction,
+    NonNegative,
+    Positive,
+    Precision,
+    default_step,
+)
 
 
 class Training(Closed):
@@ -49,12 +58,8 @@ class Regulariser(Closed):
     batch_size: Count | None = None
     every: Count = 1
     time_sampling: Literal["uniform", "importance"] = "uniform"
-    derivatives: Literal["autograd", "finite_differences"] = "autograd"
-    difference_step: Positive | None = Field(
-        default_factory=lambda given: (
-            3e-3 if given.get("derivatives") == "finite_differences" else None
-        )
-    )
+    derivatives: Derivatives = "autograd"
+    difference_step: Positive | None = Field(default_factory=default_step)
 
 
 class InitFrom(Closed):

@@ -113,6 +113,10 @@ QUICK = yaml.safe_load((ROOT / "config/quick.yaml").read_text())
 DIGITS = QUICK["datasets"]["digits"]
 ASYMMETRY = DIGITS["asymmetry"]
 METHODS = QUICK["methods"]
+DIFFERENT = {
+    **{**ASYMMETRY, "estimator": "antisymmetric", "probes": 2},
+    "derivatives": "finite_differences",
+}
 DIFFERENCES = {"weight": 0.01, "estimator": "antisymmetric", "derivatives": "finite_differences"}
 BAD = {
     "unknown key": ("methods.u.learning_rate", 1, "methods.u.learning_rate: found an unknown key"),
@@ -278,6 +282,41 @@ BAD = {
         {**METHODS["qcplus"], "regulariser": DIFFERENCES, "training": {"precision": "tf32"}},
         "methods.qcplus.regulariser.derivatives (dataset digits): found 'finite_differences' with "
         "training.precision 'tf32', expected 'autograd' or precision 'float32', as coarser",
+    ),
+    "step of differences in Asym without them": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "derivatives": "autograd", "difference_step": 0.003},
+        "asymmetry.difference_step (dataset digits), method c: found 0.003 with derivatives "
+        "'autograd', expected a number with derivatives 'finite_differences' and none otherwise",
+    ),
+    "differences in Asym without a step": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "difference_step": None},
+        "asymmetry.difference_step (dataset digits), method c: found None with derivatives",
+    ),
+    "differences in an exact Asym": (
+        "datasets.digits.asymmetry.derivatives",
+        "finite_differences",
+        "asymmetry.derivatives (dataset digits), method c: found 'finite_differences' with "
+        "estimator 'exact', expected 'autograd' or estimator 'antisymmetric', as exact Jacobians",
+    ),
+    "differences in Asym by the trace": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "estimator": "trace", "probes": None},
+        "asymmetry.derivatives (dataset digits), method c: found 'finite_differences' with "
+        "estimator 'trace', expected 'autograd' or estimator 'antisymmetric', as the trace is a",
+    ),
+    "differences in Asym in bfloat16": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "precision": "bfloat16"},
+        "asymmetry.derivatives (dataset digits), method c: found 'finite_differences' with "
+        "precision 'bfloat16', expected 'autograd' or precision 'float32', as coarser rounding",
+    ),
+    "differences in Asym in tf32": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "precision": "tf32"},
+        "asymmetry.derivatives (dataset digits), method c: found 'finite_differences' with "
+        "precision 'tf32', expected 'autograd' or precision 'float32', as coarser rounding",
     ),
     "more processes than samples": (
         "defaults.training.processes",
@@ -581,6 +620,11 @@ GOOD = {
     "a batch that is regularised as a whole": ("methods.qc.regulariser.batch_size", 64),
     "differences": ("methods.qc.regulariser", DIFFERENCES),
     "differences over a step": ("methods.qc.regulariser", {**DIFFERENCES, "difference_step": 0.01}),
+    "differences in Asym": ("datasets.digits.asymmetry", DIFFERENT),
+    "differences in Asym over a step": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "difference_step": 0.01},
+    ),
     "as many test images as there are": ("datasets.digits.likelihood", {"samples": 360}),
     "all test images": ("defaults.likelihood.samples", None),
     "one neighbour fewer than samples": ("datasets.digits.quality.neighbours", 511),

@@ -175,6 +175,8 @@ OTHERS = {
     f"{CELL}.asymmetry": {
         "estimator": ("trace", ("asymmetry",)),
         "probes": (3, ("asymmetry",)),
+        "derivatives": ("finite_differences", ("asymmetry",)),
+        "difference_step": (0.5, ("asymmetry",)),
         "noise_levels": (3, ("asymmetry",)),
         "samples": (2, ("asymmetry",)),
         "precision": ("bfloat16", ("asymmetry",)),
@@ -203,6 +205,9 @@ GIVEN = {
     (f"{CELL}.asymmetry", "estimator"): {
         f"{CELL}.asymmetry.estimator": "exact",
         f"{CELL}.asymmetry.probes": None,
+    },
+    (f"{CELL}.asymmetry", "difference_step"): {
+        f"{CELL}.asymmetry.derivatives": "finite_differences",
     },
 }
 VP = {f"{CELL}.sde": {"type": "vp", "beta_min": 0.5, "beta_max": 3.0}}

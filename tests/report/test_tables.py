@@ -216,6 +216,21 @@ def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
     assert "Likelihood: rtol 0.0001 (QC⁺) / 0.001 (U-Net)." in block.notes
 
 
+def test_derivatives_are_said_of_which_method(records, spec):
+    told = {
+        "u": {"derivatives": "autograd", "difference_step": None},
+        "qc": {"derivatives": "finite_differences", "difference_step": 0.003},
+    }
+    for found in records:
+        if found["stage"] == "asymmetry":
+            found["protocol"] |= told[found["method"]]
+    (note,) = [n for n in build(tidy(records), specified(spec), {})[0].notes if "Asymm" in n]
+    assert note == (
+        "Asymmetry: weights raw, derivatives finite_differences (QC⁺) / autograd (U-Net), "
+        "difference step 0.003, noise levels 10."
+    )
+
+
 @pytest.mark.parametrize(
     "changes, sentence",
     [
@@ -577,6 +592,10 @@ def test_rows_of_the_paper_tier_are_those_of_the_paper(dataset):
 
 
 EVERY2, EVERY3 = {"c", "u", "qc_k16"}, {"c", "u", "qc"}
+ANTISYMMETRIC = {
+    **{"estimator": "antisymmetric", "probes": 2, "noise_levels": 100, "samples": 10000},
+    **{"batch_size": 250, "weights": "raw"},
+}
 # A change of the configuration, and the methods of Tables 2 and 3 that it makes others.
 CHANGES = {
     "data of another source": ("datasets.cifar10.data.source", "cifar100", EVERY2, EVERY3),
@@ -628,6 +647,13 @@ CHANGES = {
     ),
     "the precision of the NLL": ("defaults.likelihood.precision", "tf32", EVERY2, set()),
     "the precision of Asym": ("defaults.asymmetry.precision", "tf32", EVERY2, set()),
+    "the estimator of Asym": ("defaults.asymmetry", ANTISYMMETRIC, set(), set()),
+    "the derivatives of Asym": (
+        "defaults.asymmetry",
+        {**ANTISYMMETRIC, "derivatives": "finite_differences"},
+        EVERY2,
+        set(),
+    ),
     "tolerance of the NLL": ("defaults.likelihood.rtol", 1e-4, set(), set()),
     "the label": ("methods.qc.label", "Other", set(), set()),
 }
