@@ -56,10 +56,10 @@ suppress_warnings = ["ref.python"]
 html_math_renderer = "mathml"
 
 
-
 def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (math("inline"), None), (math("block"), None))
     app.connect("builder-inited", write_rooms)
+    app.connect("source-read", offer_pages_outside)
     app.connect("autodoc-process-signature", hide_signature_of_settings)
     # Before napoleon makes a section of them.
     app.connect("autodoc-process-docstring", list_references, priority=400)
@@ -78,10 +78,14 @@ def math(display: str) -> Any:
 
 def write_rooms(app: Sphinx) -> None:
     """A page for each room of the package, in the order of the contract on imports."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    layers = tools["importlinter"]["contracts"][0]["layers"]
+    rooms = [layer for layer in layers if (ROOT / "qcsbm" / layer).is_dir()]
     folder = Path(app.srcdir, "reference")
     folder.mkdir(exist_ok=True)
-    rooms = [room for room in contracts["contracts"][0]["layers"] if (ROOT / "qcsbm" / room).is_dir()]
+    for path in folder.iterdir():
+        if path.stem not in {"index", *rooms}:
+            path.unlink()
     pages = {"index": ["# Rooms", "```{toctree}", ":maxdepth: 1", *rooms, "```"]}
     for room in rooms:
         package = f"qcsbm.{room}"
@@ -100,6 +104,11 @@ def write_rooms(app: Sphinx) -> None:
 def automodule(name: str) -> list[str]:
     options = [":members:", ":ignore-module-all:"]
     return ["```{eval-rst}", f".. automodule:: {name}", *(f"   {o}" for o in options), "```"]
+
+
+def offer_pages_outside(app: Sphinx, page: str, source: list[str]) -> None:
+    """Those that are no part of the site are files to download, as all others outside of docs/."""
+    source[0] = re.sub(r"\]\((\.\./[^)#]+\.md)\)", r"](path:\1)", source[0])
 
 
 def hide_signature_of_settings(app: Sphinx, what: str, name: str, obj: Any, *_: Any) -> Any:

@@ -23,7 +23,10 @@ from qcsbm.report.figures import motivation, style
 SCHEDULE = qcsbm.VE(sigma_min=0.02, sigma_max=20)
 # λ, the weight of L_QC, by the name of the method.
 WEIGHTS = {"u": 0.0, "qc": 0.1}
-LABELS = {"u": "without L_QC", "qc": "with L_QC"}
+LOOKS = {
+    "u": {"color": style.BLUE, "marker": "o", "label": "without L_QC"},
+    "qc": {"color": style.GREEN, "marker": "^", "label": "with L_QC"},
+}
 TRAINED_ON = 1500
 NAMES = {"trace": "trace, as published", "antisymmetric": "antisymmetric"}
 
@@ -34,7 +37,11 @@ class Score(nn.Module):
     def __init__(self, width: int = 128):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(65, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 64)
+            nn.Linear(65, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 64),
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -67,8 +74,8 @@ def train(x: Tensor, weight: float, steps: int) -> Score:
     return score.eval()
 
 
-def draw_field(axes: Axes, field: str) -> None:
-    """One of Figure 1's perturbed scores, and where it leads the paper's starting points."""
+def draw_field(axes: Axes, field: str, title: str) -> None:
+    """One of Figure 1's perturbed scores, and where it leads one of the paper's starting points."""
     grid = gaussian.square_grid(4.2, 13)
     u = gaussian.score(grid, field, motivation.EPSILON)
     step_size = gaussian.paper_step_size(motivation.EPSILON)
@@ -78,10 +85,9 @@ def draw_field(axes: Axes, field: str) -> None:
     look = {"color": "#b5b5b5", "scale": 20, "width": 0.005, "pivot": "mid"}
     axes.quiver(*grid.numpy().T, *direction.T, **look)
     color = motivation.FIELDS[field]
-    for trajectory in path[: steps + 1, ::2].unbind(1):
-        axes.plot(*trajectory.numpy().T, color=color, linewidth=0.6, alpha=0.5)
-    axes.plot(*path[0, ::2].numpy().T, ".", color=style.BLACK)
-    axes.set(title=f"{field} error: {steps} steps", xlim=(-4.4, 4.4), ylim=(-4.4, 4.4))
+    axes.plot(*path[: steps + 1, 0].numpy().T, color=color, linewidth=0.8, alpha=0.6)
+    axes.plot(*path[0, 0].numpy(), ".", color=style.BLACK, markersize=7)
+    axes.set(title=f"{title}: {steps} steps", xlim=(-4.4, 4.4), ylim=(-4.4, 4.4))
     axes.set(aspect="equal", xticks=[], yticks=[])
     axes.grid(False)
 
@@ -89,18 +95,21 @@ def draw_field(axes: Axes, field: str) -> None:
 def front(path: Path, scores: dict[str, Score], x: Tensor) -> None:
     """Figure 1's two fields, and NAsym against t of a score model with and without L_QC."""
     figure, axes = style.panels(1, 3, 2.35, width_ratios=[1, 1, 1.35])
-    for panel, field in zip(axes[0], ("non-conservative", "conservative"), strict=False):
-        draw_field(panel, field)
+    draw_field(axes[0, 0], "non-conservative", "an error that rotates")
+    draw_field(axes[0, 1], "conservative", "one that does not")
     panel = axes[0, 2]
     t = torch.linspace(0.02, 0.98, 13).tolist()
     for method, score in scores.items():
         report = qcsbm.asymmetry(score, x, t, schedule=SCHEDULE)
         nasym = [level.nasym for level in report.levels]
         low, value, high = np.transpose([(of.low, of.value, of.high) for of in nasym])
-        color = style.colour(method)
-        panel.plot(t, value, **style.look(method), label=LABELS[method])
-        panel.fill_between(t, low, high, color=color, alpha=0.25, linewidth=0)
+        look = LOOKS[method]
+        panel.plot(t, value, **look)
+        panel.fill_between(t, low, high, color=look["color"], alpha=0.25, linewidth=0)
     panel.set(yscale="log", xlabel="time t, from little noise to much", ylabel="NAsym")
+    panel.set(yticks=[0.001, 0.002, 0.004, 0.008])
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("")
     panel.set_title("a score model of digits, 95 % intervals")
     panel.legend()
     figure.savefig(path, metadata={"Date": None})
@@ -108,11 +117,12 @@ def front(path: Path, scores: dict[str, Score], x: Tensor) -> None:
 
 def parts(path: Path) -> None:
     """A linear field in the plane is a gradient plus a rotation."""
-    symmetric, rotation = torch.tensor([[-1.0, 0.3], [0.3, -0.6]]), torch.tensor([[0.0, -0.7], [0.7, 0]])
+    symmetric = torch.tensor([[-1.0, 0.3], [0.3, -0.6]])
+    rotation = torch.tensor([[0.0, -0.7], [0.7, 0.0]])
     fields = {
-        "x ↦ Sx, a gradient": (symmetric, style.colour("c")),
+        "x ↦ Sx, a gradient": (symmetric, style.VERMILLION),
         "x ↦ ½Ax, a rotation": (rotation, style.PURPLE),
-        "x ↦ Jx, their sum": (symmetric + rotation, style.colour("u")),
+        "x ↦ Jx, their sum": (symmetric + rotation, style.BLUE),
     }
     figure, axes = style.panels(1, 3, 2.35)
     grid = gaussian.square_grid(1.0, 9).float()
@@ -143,8 +153,10 @@ def probes(path: Path, score: Score, x: Tensor) -> None:
     values = {name: (of(v @ j, v @ j.T) / exact).numpy() for name, of in ESTIMATORS.items()}
     bins = np.linspace(*np.quantile(values["trace"], [0.001, 0.999]), 80)
     for (name, found), color in zip(values.items(), (style.VERMILLION, style.BLUE), strict=True):
-        label = f"{NAMES[name]}: standard deviation {found.std():.2f}"
-        panel.hist(found, bins, density=True, histtype="stepfilled", color=color, alpha=0.5, label=label)
+        negative = f"negative in {(found < 0).mean():.0%}"
+        label = f"{NAMES[name]}: standard deviation {found.std():.2f}, {negative}"
+        look = {"histtype": "stepfilled", "color": color, "alpha": 0.5, "label": label}
+        panel.hist(found, bins, density=True, **look)
     panel.axvline(1, color=style.BLACK, linewidth=0.8)
     panel.set(xlabel="estimate of ½‖A‖² by one probe, relative to its value", yticks=[])
     panel.legend()

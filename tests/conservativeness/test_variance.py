@@ -73,4 +73,3 @@ def test_in_the_plane_every_vector_of_signs_is_exact():
     v = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=2)), dtype=torch.float64)
     values = ESTIMATORS["antisymmetric"](v @ j, v @ j.T)
     torch.testing.assert_close(values, torch.full((4,), 1.5**2, dtype=torch.float64))
-
