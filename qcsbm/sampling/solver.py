@@ -67,11 +67,12 @@ def integrate(
     constants: Sequence[Tensor] = (),
     max_steps: int = 10_000,
 ) -> Solution:
-    """The solution at ``t_end`` of ``dy/dt = f(t, y, *constants)`` from ``y`` (B, D) at ``t_start``.
+    """The solution at ``t_end`` of ``dy/dt = f(t, y, *constants)`` from ``y`` at ``t_start``.
 
-    ``f`` maps t (b,) and y (b, D), both of ``y``'s dtype, to (b, D), sample by sample. It is called
-    with the b ≤ B samples that are under way, and with their rows of the ``constants`` (B, ...).
-    Time itself is kept in float64 and may run backwards. No graph is recorded.
+    ``y`` is (B, D). ``f`` maps t (b,) and y (b, D), both of ``y``'s dtype, to (b, D), sample by
+    sample. It is called with the b ≤ B samples that are under way, and with their rows of the
+    ``constants`` (B, ...). Time itself is kept in float64 and may run backwards. No graph is
+    recorded.
 
     Raises:
         Diverged: a sample needs more than ``max_steps`` steps or meets a non-finite value.
