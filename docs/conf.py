@@ -90,9 +90,9 @@ def write_rooms(app: Sphinx) -> None:
     for room in rooms:
         package = f"qcsbm.{room}"
         inside = walk_packages([str(ROOT / "qcsbm" / room)], f"{package}.")
-        pages[room] = [f"# {package}", *automodule(package)]
+        pages[room] = [f"# {room}", *automodule(package)]
         for name in sorted(module.name for module in inside):
-            pages[room] += [f"## {name}", *automodule(name)]
+            pages[room] += [f"## {name.removeprefix(f'{package}.')}", *automodule(name)]
     for name, lines in pages.items():
         text = "\n".join([*lines, ""])
         path = folder / f"{name}.md"
