@@ -22,7 +22,8 @@ def test_the_site_is_built_without_a_warning_and_needs_no_network(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", ROOT / "docs", tmp_path]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    pages = {path.name: path.read_text() for path in tmp_path.rglob("*.html")}
+    files = tmp_path.rglob("*.html")
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in files}
     for page in (ROOT / "docs").glob("*.md"):
         assert f"{page.stem}.html" in pages
     for name, text in pages.items():
@@ -31,7 +32,7 @@ def test_the_site_is_built_without_a_warning_and_needs_no_network(tmp_path):
         assert loaded and not [url for url in loaded if "//" in url], name
     # Formulas of pages and of docstrings are laid out, entries of references are listed.
     assert "<mfrac>" in pages["conservative.html"] and "$$" not in pages["conservative.html"]
-    room = pages["conservativeness.html"]
+    room = pages["reference/conservativeness.html"]
     assert "<msubsup>" in room and "<li><p>A Stochastic Estimator" in room
     for name in qcsbm.__all__:
         assert f'id="qcsbm.{name}"' in pages["api.html"]
