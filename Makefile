@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all report env test mutants lint digests lock
+.PHONY: all report env test mutants lint docs digests lock
 
 all: env
 	$(BIN)/snakemake --cores all all
@@ -35,6 +35,10 @@ lint: env
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# The site in build/docs, which needs no network.
+docs: env
+	$(BIN)/sphinx-build -W --keep-going docs build/docs
 
 # After a change of source. UNCHANGED names the stages whose results are the same bytes as before.
 digests: env
