@@ -33,7 +33,7 @@ VERSIONS = {
     "cost": 2,
     "figure1": 2,
     "figure4": 1,
-    "figures": 1,
+    "figures": 2,
     "claims": 3,
     "toy": 1,
     "toy_table": 2,
