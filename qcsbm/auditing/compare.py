@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -83,8 +85,21 @@ class Comparison:
             notes.append("x: of values that vary by factors, B / A.")
         lines = aligned(rows)
         if len(lines[0]) > WIDTH:
-            lines = aligned([[*row[:2], *row[4:]] for row in rows])
+            rows = [[*row[:2], *row[4:]] for row in rows]
+            lines = aligned(rows)
+        if len(lines[0]) > WIDTH:
+            lines = _by_place(rows)
         return "\n".join([*lines, "", *notes])
+
+
+def _by_place(rows: list[list[str]]) -> list[str]:
+    """Lines of ``rows``, whose first column stands above those that share it."""
+    head, *below = aligned([row[1:] for row in rows])
+    lines = [head]
+    places = (row[0] for row in rows[1:])
+    for place, group in groupby(zip(places, below, strict=True), key=itemgetter(0)):
+        lines += ["", place, *(line for _, line in group)]
+    return lines
 
 
 def compare(a: Source, b: Source) -> Comparison:
