@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qcsbm.experiment.experiment import Experiment
+from qcsbm.quality.metrics import COMPARED, OF_SAMPLES
 from qcsbm.runtime import own_code
 from qcsbm.schema.base import Precision
 from qcsbm.schema.document import Cell, OutsideCell, TrainedCell
@@ -52,6 +53,40 @@ def inconsistencies(experiment: Experiment) -> Iterator[str]:
                         f"tables.{name}.sampler: found {table.sampler!r}, expected a sampler that "
                         f"is configured for dataset {dataset} and method {method}"
                     )
+    yield from _comparison_inconsistencies(experiment)
+
+
+def _comparison_inconsistencies(experiment: Experiment) -> Iterator[str]:
+    """What nobody measures cannot be compared."""
+    for name, family in experiment.comparisons.items():
+        place = f"comparisons.{name}"
+        for pair in family.pairs:
+            if len(set(pair)) < 2 or not set(pair) <= set(experiment.methods):
+                yield (
+                    f"{place}.pairs: found {pair}, expected two of the methods "
+                    f"{', '.join(experiment.methods)}"
+                )
+        for metric in family.metrics:
+            if metric not in COMPARED:
+                yield f"{place}.metrics: found {metric!r}, expected some of {', '.join(COMPARED)}"
+        for sampler in family.samplers:
+            if sampler not in experiment.samplers:
+                yield (
+                    f"{place}.samplers: found {sampler!r}, expected some of the tables' samplers "
+                    f"{', '.join(experiment.samplers)}"
+                )
+        of_samples = [metric for metric in family.metrics if metric in OF_SAMPLES]
+        if bool(of_samples) != bool(family.samplers):
+            yield (
+                f"{place}.samplers: found {family.samplers} with the metrics "
+                f"{', '.join(family.metrics)}, expected some where there are metrics of samples, "
+                "and else none"
+            )
+        for key, items in (("metrics", family.metrics), ("samplers", family.samplers)):
+            if len(set(items)) < len(items):
+                yield f"{place}.{key}: found {items}, expected each once"
+        if len({tuple(pair) for pair in family.pairs}) < len(family.pairs):
+            yield f"{place}.pairs: found {family.pairs}, expected each once"
 
 
 def _taken_names(experiment: Experiment) -> Iterator[str]:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from qcsbm.experiment import outside_models
 from qcsbm.runtime.errors import BadInput
-from qcsbm.schema.document import Cell, Dataset, OutsideCell, Table, Toy, TrainedCell
+from qcsbm.schema.document import Cell, Comparisons, Dataset, OutsideCell, Table, Toy, TrainedCell
 from qcsbm.schema.outside import model_name
 from qcsbm.schema.specifications import FromOutside, Trained
 
@@ -25,6 +25,7 @@ class Experiment:
     methods: list[str]
     cells: dict[tuple[str, str], Cell]
     tables: dict[str, Table]
+    comparisons: dict[str, Comparisons]
     toy: Toy | None
     strict: bool
 

@@ -75,6 +75,10 @@ OF_MODELS = [m.name for m in _TABLE if m.heading and m.needs == "model"]
 OF_SAMPLES = [
     m.name for m in _TABLE if m.heading and m.needs in ("samples", "features", "inception")
 ]
+# What models are compared by; of metrics of features, the name without the Inception network.
+COMPARED = [
+    m.name for m in _TABLE if m.heading and m.better and m.needs in ("model", "samples", "features")
+]
 
 
 def named(metric: str, extractor: str) -> str:

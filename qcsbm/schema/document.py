@@ -72,6 +72,22 @@ class Table(Closed):
     sampler: str | None = None
 
 
+class Comparisons(Closed):
+    """A family of comparisons: every pair, on every metric.
+
+    Each of the ``pairs`` is a method and its control. ``metrics`` have their names in
+    `qcsbm.quality.metrics`, whatever network extracts features; those of samples are compared with
+    every one of ``samplers``. On each dataset the family has an error of its own, and Holm's
+    correction for as many comparisons as are declared here, measured or not.
+    """
+
+    pairs: Annotated[
+        list[Annotated[list[str], Field(min_length=2, max_length=2)]], Field(min_length=1)
+    ]
+    metrics: Annotated[list[str], Field(min_length=1)]
+    samplers: list[str] = []
+
+
 class Toy(Closed):
     """The two-dimensional examples, on ``points`` points of each data set."""
 
@@ -84,7 +100,9 @@ class Toy(Closed):
 class Document(Closed):
     """The file as it is written; parts of cells are checked once they are merged.
 
-    ``strict`` refuses tables of numbers that were not all computed by the same code.
+    ``comparisons`` are families by name. Where there are none, every conservative and regularised
+    model is compared with the one that was trained alike, each comparison by itself. ``strict``
+    refuses tables of numbers that were not all computed by the same code.
     """
 
     tier: str
@@ -94,4 +112,5 @@ class Document(Closed):
     datasets: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     tables: dict[str, Table]
+    comparisons: dict[Label, Comparisons] = {}
     toy: Toy | None = None

@@ -59,6 +59,7 @@ tables:
   table2: {methods: [u, qc]}
   table3: {methods: [qc, given], sampler: pc}
   table4: {methods: [tuned], sampler: heun35}
+comparisons: {all: {pairs: [[qc, u]], metrics: [nll]}}
 toy: {points: 2000, steps: 40, batch_size: 64, seeds: [2, 5]}
 """
 EXPERIMENT = config.load(yaml.safe_load(DOCUMENT), "tiny.yaml")
@@ -295,6 +296,11 @@ def test_pictures_are_of_the_first_seed_of_their_dataset(jobs):
 def test_claims_are_judged_by_the_metrics(jobs):
     job = jobs[f"{ROOT}/claims.json"]
     assert_uses(job, as_json("claims"), metrics=f"{ROOT}/metrics.csv")
+    # What was compared stands beside the time of its training.
+    trained = {
+        f"{run_folder(*run)}/step{step}.json" for run in RUNS for step in TRAINED.get(run[1], ())
+    }
+    assert set(job.options["training"]) == trained <= set(job.inputs)
 
 
 def test_two_dimensional_examples_have_their_seeds(jobs):

@@ -230,6 +230,12 @@ def training_records(dataset):
     ]
 
 
+def compared_trainings():
+    """Where the experiment file declares comparisons, their costs stand beside them."""
+    datasets = EXPERIMENT.datasets if EXPERIMENT.comparisons else []
+    return sum(map(training_records, datasets), [])
+
+
 def picture_records(wildcards):
     return [*all_records([wildcards.dataset]), *training_records(wildcards.dataset)]
 
