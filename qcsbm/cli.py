@@ -27,6 +27,7 @@ TOOLS = {
     "compare": "compare two audits, or two result folders",
     "status": "show what is done, running, failed, interrupted, stale and missing",
     "verify": "check a result folder against its experiment file",
+    "collect": "put the results on one dataset into a folder that explains itself",
     "describe": "print what an experiment file makes of one dataset and method",
     "import-checkpoint": "convert a published PyTorch checkpoint",
     "fetch": "download a dataset",

@@ -2,13 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from qcsbm.motivation import autoencoder, gaussian
 from qcsbm.report import claims, pages
+from qcsbm.report.claims import Judgement
 from qcsbm.report.figures import frames
 from qcsbm.report.tables import read_csv
 from qcsbm.runtime.files import write_text
@@ -40,12 +41,19 @@ def run(arguments: argparse.Namespace) -> None:
         *claims.about_tying(read_csv(arguments.figure4), counterexample),
         *claims.of_the_paper(spec),
     ]
+    for suffix, text in texts(spec, judgements).items():
+        write_text(f"{arguments.out}{suffix}", text)
+
+
+def texts(spec: ClaimsSpec, judgements: Sequence[Judgement]) -> dict[str, str]:
+    """The page of claims and its numbers, by the suffix of the file."""
+    title, sections = "Claims of the paper", claims.sections(judgements, spec)
     document = claims.document(judgements, spec)
-    write_text(
-        f"{arguments.out}.json",
-        json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-    )
-    pages.write(arguments.out, "Claims of the paper", claims.sections(judgements, spec))
+    return {
+        ".json": json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        ".html": pages.html(title, sections),
+        ".md": pages.markdown(title, sections),
+    }
 
 
 def training_seconds(spec: ClaimsSpec, records: Iterable[Path]) -> pd.DataFrame:
