@@ -12,6 +12,7 @@ import torch
 
 from qcsbm.conservativeness.products import rademacher
 from qcsbm.experiment import config
+from qcsbm.report.intervals import detectable
 from qcsbm.runtime.seeding import generator
 from qcsbm.schema.networks import NCSNpp
 from qcsbm.score.models import build
@@ -102,6 +103,39 @@ def test_settings_of_equal_variance_leave_no_room_for_another_step(qc_step):
     assert {(64, 11), (32, 5), (16, 2), (8, 1)} <= chosen
     assert all(m == 1 or m * 64 / b <= 11.7 for b, m in chosen)
     assert (64, 1) not in chosen
+
+
+def test_power_is_that_of_the_measured_spread_and_the_declared_family(
+    capsys, monkeypatch, tmp_path
+):
+    power, path = load("study_power"), tmp_path / "metrics.csv"
+    rows = ["dataset,method,seed,metric,value,sampler"]
+    # NLL differs by 0.1 ± 0.02 between seeds, FD by a factor of 0.9 whose logarithm has 0.03.
+    for seed, sign in enumerate((-1, 0, 1)):
+        rows += [
+            f"digits,u,{seed},nll,{3 + seed},",
+            f"digits,qc0,{seed},nll,{3.1 + seed + 0.02 * sign},",
+        ]
+        rows += [
+            f"digits,u,{seed},fd,{50 + seed},heun",
+            f"digits,qc0,{seed},fd,{(50 + seed) * np.exp(-0.1 + 0.03 * sign)},heun",
+        ]
+    path.write_text("\n".join(rows) + "\n")
+    config = str(ROOT / "config/study.yaml")
+    monkeypatch.setattr("sys.argv", ["x", str(path), "--configfile", config, "--called", "qc0=qc"])
+    power.main()
+    text = capsys.readouterr().out
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    found = {(row[1], row[2]): row[3:5] for row in table if len(row) == 6 and row[0] == "primary"}
+    # Six pairs on NLL and on FD by three samplers; twenty seeds.
+    nll, fd = (detectable(deviation, 20, 24) for deviation in (0.02, 0.03))
+    assert found == {
+        ("qc, u", "NLL (bits/dim)"): ["3", f"±{nll:.4f}"],
+        ("qc, u", "FD, heun"): ["3", f"× {np.exp(fd):.3g}"],
+    }
+    shares = {row[0]: row[1:3] for row in table if row and row[0] in ("digits", "fashion_mnist")}
+    assert shares["digits"] == ["20", f"{detectable(1, 20, 24):.2f}"]
+    assert shares["fashion_mnist"] == ["3", f"{detectable(1, 3, 24):.2f}"]
 
 
 def write_benchmark(folder, name, seconds):
