@@ -44,6 +44,7 @@ STAGES = {
     "gather_likelihood": "put the shards of likelihoods together",
     "asymmetry": "measure Asym and NAsym at a shard of the noise levels",
     "gather_asymmetry": "put the shards of asymmetries together",
+    "circulation": "measure the circulation of the score around triangles",
     "gather_records": "put all numbers of records into one CSV",
     "table": "make a table from records",
     "cost": "make the table of costs from records",

@@ -20,6 +20,7 @@ RULES = {
     *("all", "prepare", "fetch_cifar10", "fetch_cifar100", "fetch_svhn", "classifier", "train"),
     *("sample", "gather_samples", "reference_features", "sample_features", "quality"),
     *("likelihood", "gather_likelihood", "asymmetry", "gather_asymmetry"),
+    "circulation",
     *("gather_records", "table", "cost", "figure1", "figure4", "figures", "claims"),
     *("toy", "toy_run", "toy_table", "toy_figure"),
 }
@@ -298,6 +299,12 @@ def _sample_inconsistencies(
                 f"{stage}.samples {where}: found {found}, expected at most {most}, the number of "
                 "test images"
             )
+    most = data.images_in("test")
+    if cell.circulation and most and 3 * cell.circulation.triangles > most:
+        yield (
+            f"circulation.triangles {where}: found {cell.circulation.triangles}, expected at most "
+            f"{most // 3}, as each has three of the {most} test images"
+        )
     for images, n in [
         ("generated images", quality.samples),
         (f"images in the split {quality.reference}", data.images_in(quality.reference)),

@@ -28,6 +28,7 @@ VERSIONS = {
     "quality": 7,
     "likelihood": 2,
     "asymmetry": 2,
+    "circulation": 1,
     "gather_records": 1,
     "table": 5,
     "cost": 2,
@@ -42,7 +43,7 @@ VERSIONS = {
 
 # Records in the folder of a run.
 TRAINED = ("step*.json",)
-LIKELIHOOD = ("likelihood.json", "asymmetry.json")
+LIKELIHOOD = ("likelihood.json", "asymmetry.json", "circulation.json")
 MEASURED = (*LIKELIHOOD, "*/sample.json", "*/quality.json")
 COSTLY = (*TRAINED, "likelihood.json", "*/sample.json")
 
@@ -184,6 +185,25 @@ def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> s
         **_measured(experiment, dataset, method, seed),
         protocol=schema.AsymmetryProtocol(
             dequantised=_dequantised(cell), **cell.asymmetry.model_dump()
+        ),
+    )
+
+
+def circulation(
+    experiment: Experiment, dataset: str, method: str, seed: int
+) -> schema.CirculationSpec:
+    cell = experiment.cells[dataset, method]
+    if cell.circulation is None:
+        raise ValueError(f"dataset {dataset}, method {method}: found no circulation to measure")
+    return schema.CirculationSpec(
+        version=VERSIONS["circulation"],
+        **_measured(experiment, dataset, method, seed),
+        protocol=schema.CirculationProtocol(
+            **cell.circulation.model_dump(),
+            noise_levels=cell.asymmetry.noise_levels,
+            precision=cell.asymmetry.precision,
+            weights=cell.asymmetry.weights,
+            dequantised=_dequantised(cell),
         ),
     )
 
@@ -381,6 +401,8 @@ def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict
     }
     found["likelihood.json"] = likelihood(experiment, *run)
     found["asymmetry.json"] = asymmetry(experiment, *run)
+    if cell.circulation:
+        found["circulation.json"] = circulation(experiment, *run)
     for sampler in experiment.samplers:
         if sampler in cell.samplers:
             found[f"{sampler}/sample.json"] = sample(experiment, *run, sampler)

@@ -54,6 +54,7 @@ _TABLE = (
     Metric("nll_nfe", "", "lower", "model", unit="evaluations"),
     Metric("asym", "Asym", "lower", "model", ratio=True),
     Metric("nasym", "NAsym", "lower", "model", ratio=True),
+    Metric("circulation", "Circulation (nats)", "lower", "model", unit="nats", ratio=True),
     Metric("nfe", "NFE", "lower", "samples", unit="evaluations"),
     Metric("fid", "FID", "lower", "inception", ratio=True, bias=_LARGE, unbiased="fid_infinity"),
     Metric("fd", "FD", "lower", "features", "fid", ratio=True, bias=_LARGE, unbiased="fd_infinity"),

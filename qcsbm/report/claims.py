@@ -57,7 +57,7 @@ ABOUT_MODELS: dict[str, list[tuple[str, list[str], bool]]] = {
     "other": [],
 }
 # Of these metrics, the paper claims of the same kind of model what it claims of the others.
-ALSO = {"kd": "fd", "density": "precision", "coverage": "recall"}
+ALSO = {"circulation": "asym", "kd": "fd", "density": "precision", "coverage": "recall"}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from qcsbm.schema.samplers import TYPES
 PROTOCOL = {
     "likelihood": ["weights", "divergence", "rtol", "atol", "precision"],
     "asymmetry": ["weights", "estimator", "probes", "noise_levels", "precision"],
+    "circulation": ["weights", "triangles", "noise_levels", "precision"],
     "sample": ["weights", "sampler"],
     "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
 }

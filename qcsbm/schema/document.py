@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from qcsbm.schema.base import Closed, Count, Label, Name, Whole
-from qcsbm.schema.evaluation import Asymmetry, Likelihood, Quality
+from qcsbm.schema.evaluation import Asymmetry, Circulation, Likelihood, Quality
 from qcsbm.schema.networks import Network
 from qcsbm.schema.outside import Outside
 from qcsbm.schema.samplers import Sampler
@@ -15,7 +15,10 @@ from qcsbm.schema.training import InitFrom, Regulariser, Training
 
 
 class Measurements(Closed):
-    """What every cell, one dataset × method, has: an SDE, and how its model is measured."""
+    """What every cell, one dataset × method, has: an SDE, and how its model is measured.
+
+    Circulation is measured where the file says how.
+    """
 
     label: Label
     sde: SDE
@@ -23,6 +26,7 @@ class Measurements(Closed):
     quality: Quality
     likelihood: Likelihood
     asymmetry: Asymmetry
+    circulation: Circulation | None = None
 
 
 class TrainedCell(Measurements):

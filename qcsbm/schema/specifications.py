@@ -10,7 +10,7 @@ import json
 from typing import Any, Literal
 
 from qcsbm.schema import evaluation
-from qcsbm.schema.base import Closed, Count, Label, Weights, Whole
+from qcsbm.schema.base import Closed, Count, Label, Precision, Weights, Whole
 from qcsbm.schema.document import ClassifierTraining
 from qcsbm.schema.networks import Network
 from qcsbm.schema.outside import Outside
@@ -182,6 +182,22 @@ class AsymmetryProtocol(evaluation.Asymmetry):
 
 class AsymmetrySpec(Measured):
     protocol: AsymmetryProtocol
+
+    def columns(self) -> dict[str, Any]:
+        return {**self.trained.columns(), **self.protocol.model_dump()}
+
+
+class CirculationProtocol(evaluation.Circulation):
+    """``dequantised``: around images as the model was trained on."""
+
+    noise_levels: Count
+    precision: Precision
+    weights: Weights | None
+    dequantised: bool
+
+
+class CirculationSpec(Measured):
+    protocol: CirculationProtocol
 
     def columns(self) -> dict[str, Any]:
         return {**self.trained.columns(), **self.protocol.model_dump()}

@@ -47,6 +47,7 @@ methods:
     init_from: {method: u, step: 40}
     regulariser: {weight: 1e-2, estimator: trace}
     quality: {reference: test}
+    circulation: {triangles: 3}
   given:
     label: Given
     parameterisation: score
@@ -238,6 +239,14 @@ def test_samples_come_from_the_last_checkpoint_and_meet_their_reference(jobs, ru
     )
 
 
+@pytest.mark.parametrize("run", [run for run in RUNS if run[1] == "qc"])
+def test_circulation_is_that_of_the_last_checkpoint(jobs, run):
+    job = jobs[f"{run_folder(*run)}/circulation.json"]
+    assert_uses(job, as_json("circulation", *run), checkpoint=checkpoint(*run))
+    assert_depends_on_data(job, run[0], "test")
+    assert job.options["levels"] == [f"{run_folder(*run)}/circulation.csv"]
+
+
 def test_the_classifier_learns_from_the_prepared_data(jobs):
     job = jobs[f"{ROOT}/data/digits/classifier.safetensors"]
     assert job.spec == as_json("classifier", "digits")
@@ -258,7 +267,8 @@ def records_of(methods, *names):
 
 def test_tables_are_made_of_the_records_of_their_rows(jobs):
     for table, expected in {
-        "table2": records_of(("u", "qc"), "likelihood", "asymmetry"),
+        "table2": records_of(("u", "qc"), "likelihood", "asymmetry")
+        | records_of(("qc",), "circulation"),
         "table3": records_of(("qc", "given"), "pc/sample", "pc/quality"),
         "table4": records_of(("tuned",), "heun35/sample", "heun35/quality"),
     }.items():
@@ -270,8 +280,10 @@ def test_tables_are_made_of_the_records_of_their_rows(jobs):
 def test_metrics_and_costs_are_made_of_all_records(jobs):
     methods = ("u", "qc", "given", "tuned")
     sampled = [f"{sampler}/{stage}" for sampler in SAMPLERS for stage in ("sample", "quality")]
+    assert not any("circulation" in file for file in jobs if "/qc/" not in file)
     metrics = jobs[f"{ROOT}/metrics.csv"]
     expected = records_of(methods, "likelihood", "asymmetry", *sampled)
+    expected |= records_of(("qc",), "circulation")
     assert set(metrics.options["records"]) == expected <= set(metrics.inputs)
 
     cost = jobs[f"{ROOT}/tables/cost.csv"]

@@ -130,6 +130,12 @@ def likelihood_records(methods, datasets=EXPERIMENT.datasets):
         f"{run}/{stage}.json"
         for run in runs(methods, datasets)
         for stage in ("likelihood", "asymmetry")
+    ] + [
+        f"{run}/circulation.json"
+        for dataset in datasets
+        for method in methods
+        if EXPERIMENT.cells[dataset, method].circulation
+        for run in runs([method], [dataset])
     ]
 
 
