@@ -135,13 +135,14 @@ def _chosen(records: Records, files: Iterable[str]) -> list[dict[str, Any]]:
 def _origin(dataset: str, experiment: Experiment, folder: Path, records: Records) -> dict[str, Any]:
     """What the records were computed with: every value that any of them has."""
     origins = [record["provenance"] for record in records.values() if "provenance" in record]
+    checkouts = {json.dumps(origin["checkout"], sort_keys=True) for origin in origins}
     packages = sorted({name for origin in origins for name in origin["packages"]})
     return {
         "dataset": dataset,
         "seeds": experiment.seeds[dataset],
         "records": len(records),
         "experiment_sha256": sha256(folder / EXPERIMENT),
-        "checkouts": sorted({json.dumps(origin["checkout"]) for origin in origins}),
+        "checkouts": [json.loads(text) for text in sorted(checkouts)],
         "processors": sorted({origin["processor"] for origin in origins}),
         "devices": sorted({origin["device"] for origin in origins}),
         "python": sorted({origin["python"] for origin in origins}),

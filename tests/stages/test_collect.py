@@ -131,7 +131,7 @@ def test_a_piece_has_the_numbers_claims_and_tables_of_its_dataset_alone(results)
     facts = json.loads((folder / "piece.json").read_text())
     assert facts["seeds"] == [3, 5, 6] and facts["records"] == len(records)
     assert facts["processors"] == ["Processor X"] and facts["packages"] == {"torch": ["2.14.1"]}
-    assert '"commit": "abc"' in facts["checkouts"][0]
+    assert facts["checkouts"] == [{"commit": "abc", "dirty": False}]
 
 
 def test_what_does_not_follow_from_the_records_is_found(results, capsys):
