@@ -116,7 +116,7 @@ def draw(rows, out):
         for place, method in enumerate(order):
             # From the method with the least asymmetry to that with the most, dark to light.
             shade = str(0.75 * place / max(len(order) - 1, 1))
-            panel.plot(x[method], y[method], ls="-", lw=0.4, marker="o", ms=2.5, color=shade)
+            panel.plot(x[method], y[method], ls="", marker="o", ms=2.5, color=shade)
         panel.set(xscale="log", xlabel=cause, title=effect + (f", {sampler}" if sampler else ""))
     figure.savefig(out, metadata={"Date": None})
 
