@@ -213,6 +213,26 @@ def asymmetry(score, test, cell, seed):
     return values
 
 
+def circulation(score, test, cell, seed, nodes=200):
+    """The circulation around the triangles of ``test`` at every level, (levels, triangles)."""
+    protocol, n_levels = cell.circulation, cell.asymmetry.noise_levels
+    k = test[: 3 * protocol.triangles]
+    x_0 = data(k, cell.training.dequantise, generator(seed, "dequantise"))
+    values = np.zeros((n_levels, protocol.triangles))
+    # The midpoint rule.
+    shares = ((torch.arange(nodes) + 0.5) / nodes).double().view(-1, 1, 1, 1)
+    for level in range(n_levels):
+        t = score.sde.first + (1 - score.sde.first) * level / n_levels
+        mean, std = score.sde.kernel(t)
+        z = torch.randn(x_0.shape, generator=generator(seed, "perturb", level)).double()
+        corners = (mean * x_0 + std * z).unflatten(0, (-1, 3))
+        for i, triangle in enumerate(corners):
+            for a, b in zip(triangle, triangle.roll(-1, 0), strict=True):
+                s = score.value(a + shares * (b - a), t)
+                values[level, i] += float((s * (b - a)).flatten(1).sum(1).mean())
+    return values
+
+
 def _asymmetry(j):
     a = j - j.T
     return (a**2).sum() / 2, (a**2).sum() / (4 * (j**2).sum())

@@ -136,6 +136,7 @@ def load(config: dict[str, Any], source: str) -> Experiment:
         methods=list(document.methods),
         cells=cells,
         tables=document.tables,
+        comparisons=document.comparisons,
         toy=document.toy,
         strict=document.strict,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qcsbm.experiment.experiment import Experiment
+from qcsbm.quality.metrics import COMPARED, OF_SAMPLES
 from qcsbm.runtime import own_code
 from qcsbm.schema.base import Precision
 from qcsbm.schema.document import Cell, OutsideCell, TrainedCell
@@ -20,6 +21,7 @@ RULES = {
     *("all", "prepare", "fetch_cifar10", "fetch_cifar100", "fetch_svhn", "classifier", "train"),
     *("sample", "gather_samples", "reference_features", "sample_features", "quality"),
     *("likelihood", "gather_likelihood", "asymmetry", "gather_asymmetry"),
+    "circulation",
     *("gather_records", "table", "cost", "figure1", "figure4", "figures", "claims"),
     *("toy", "toy_run", "toy_table", "toy_figure"),
 }
@@ -53,6 +55,40 @@ def inconsistencies(experiment: Experiment) -> Iterator[str]:
                         f"tables.{name}.sampler: found {table.sampler!r}, expected a sampler that "
                         f"is configured for dataset {dataset} and method {method}"
                     )
+    yield from _comparison_inconsistencies(experiment)
+
+
+def _comparison_inconsistencies(experiment: Experiment) -> Iterator[str]:
+    """What nobody measures cannot be compared."""
+    for name, family in experiment.comparisons.items():
+        place = f"comparisons.{name}"
+        for pair in family.pairs:
+            if len(set(pair)) < 2 or not set(pair) <= set(experiment.methods):
+                yield (
+                    f"{place}.pairs: found {pair}, expected two of the methods "
+                    f"{', '.join(experiment.methods)}"
+                )
+        for metric in family.metrics:
+            if metric not in COMPARED:
+                yield f"{place}.metrics: found {metric!r}, expected some of {', '.join(COMPARED)}"
+        for sampler in family.samplers:
+            if sampler not in experiment.samplers:
+                yield (
+                    f"{place}.samplers: found {sampler!r}, expected some of the tables' samplers "
+                    f"{', '.join(experiment.samplers)}"
+                )
+        of_samples = [metric for metric in family.metrics if metric in OF_SAMPLES]
+        if bool(of_samples) != bool(family.samplers):
+            yield (
+                f"{place}.samplers: found {family.samplers} with the metrics "
+                f"{', '.join(family.metrics)}, expected some where there are metrics of samples, "
+                "and else none"
+            )
+        for key, items in (("metrics", family.metrics), ("samplers", family.samplers)):
+            if len(set(items)) < len(items):
+                yield f"{place}.{key}: found {items}, expected each once"
+        if len({tuple(pair) for pair in family.pairs}) < len(family.pairs):
+            yield f"{place}.pairs: found {family.pairs}, expected each once"
 
 
 def _taken_names(experiment: Experiment) -> Iterator[str]:
@@ -279,6 +315,12 @@ def _sample_inconsistencies(
                 f"{stage}.samples {where}: found {found}, expected at most {most}, the number of "
                 "test images"
             )
+    most = data.images_in("test")
+    if cell.circulation and most and 3 * cell.circulation.triangles > most:
+        yield (
+            f"circulation.triangles {where}: found {cell.circulation.triangles}, expected at most "
+            f"{most // 3}, as each has three of the {most} test images"
+        )
     for images, n in [
         ("generated images", quality.samples),
         (f"images in the split {quality.reference}", data.images_in(quality.reference)),

@@ -18,6 +18,7 @@ PROTOCOL = {
         *("weights", "estimator", "probes", "derivatives", "difference_step"),
         *("noise_levels", "precision"),
     ],
+    "circulation": ["weights", "triangles", "noise_levels", "precision"],
     "sample": ["weights", "sampler"],
     "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
 }

@@ -48,6 +48,7 @@ TAIL_BYTES = 1 << 16
 LOGS = {
     "likelihood": ("likelihood.*", "gather_likelihood"),
     "asymmetry": ("asymmetry.*", "gather_asymmetry"),
+    "circulation": ("circulation",),
     "sample": ("sample.*", "gather_samples"),
     "quality": ("features.*", "quality"),
 }

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from qcsbm.schema.base import Closed, Count, Label, Name, Whole
-from qcsbm.schema.evaluation import Asymmetry, Likelihood, Quality
+from qcsbm.schema.evaluation import Asymmetry, Circulation, Likelihood, Quality
 from qcsbm.schema.networks import Network
 from qcsbm.schema.outside import Outside
 from qcsbm.schema.samplers import Sampler
@@ -15,7 +15,10 @@ from qcsbm.schema.training import InitFrom, Regulariser, Training
 
 
 class Measurements(Closed):
-    """What every cell, one dataset × method, has: an SDE, and how its model is measured."""
+    """What every cell, one dataset × method, has: an SDE, and how its model is measured.
+
+    Circulation is measured where the file says how.
+    """
 
     label: Label
     sde: SDE
@@ -23,6 +26,7 @@ class Measurements(Closed):
     quality: Quality
     likelihood: Likelihood
     asymmetry: Asymmetry
+    circulation: Circulation | None = None
 
 
 class TrainedCell(Measurements):
@@ -72,6 +76,22 @@ class Table(Closed):
     sampler: str | None = None
 
 
+class Comparisons(Closed):
+    """A family of comparisons: every pair, on every metric.
+
+    Each of the ``pairs`` is a method and its control. ``metrics`` have their names in
+    `qcsbm.quality.metrics`, whatever network extracts features; those of samples are compared with
+    every one of ``samplers``. On each dataset the family has an error of its own, and Holm's
+    correction for as many comparisons as are declared here, measured or not.
+    """
+
+    pairs: Annotated[
+        list[Annotated[list[str], Field(min_length=2, max_length=2)]], Field(min_length=1)
+    ]
+    metrics: Annotated[list[str], Field(min_length=1)]
+    samplers: list[str] = []
+
+
 class Toy(Closed):
     """The two-dimensional examples, on ``points`` points of each data set."""
 
@@ -84,7 +104,9 @@ class Toy(Closed):
 class Document(Closed):
     """The file as it is written; parts of cells are checked once they are merged.
 
-    ``strict`` refuses tables of numbers that were not all computed by the same code.
+    ``comparisons`` are families by name. Where there are none, every conservative and regularised
+    model is compared with the one that was trained alike, each comparison by itself. ``strict``
+    refuses tables of numbers that were not all computed by the same code.
     """
 
     tier: str
@@ -94,4 +116,5 @@ class Document(Closed):
     datasets: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     tables: dict[str, Table]
+    comparisons: dict[Label, Comparisons] = {}
     toy: Toy | None = None

@@ -49,6 +49,15 @@ class Likelihood(Closed):
     weights: Weights | None = "ema"
 
 
+class Circulation(Closed):
+    """The circulation of the score around ``triangles`` of three test images each.
+
+    Noise levels, precision and weights are those of `Asymmetry`.
+    """
+
+    triangles: Several
+
+
 class Asymmetry(Closed):
     """Asym and NAsym of the first ``samples`` test images, at ``noise_levels`` equidistant times.
 

@@ -938,3 +938,19 @@ def test_pairs_of_the_paper_tier_are_those_that_its_comments_name():
             "qc": "u",
             "qcplus": "u",
         }
+
+
+@pytest.mark.parametrize(
+    "dataset, source",
+    [("digits", "quick"), ("patches", "quick"), ("fashion_mnist", "standard_short")],
+)
+def test_the_study_has_the_values_of_the_tiers_that_it_repeats(dataset, source):
+    study, tier = (read(ROOT / f"config/{name}.yaml") for name in ("study", source))
+    assert study.datasets[dataset].data == tier.datasets[dataset].data
+    assert study.datasets[dataset].classifier == tier.datasets[dataset].classifier
+    for method in ("c", "u", "qc", "qcplus"):
+        ours, theirs = (experiment.cells[dataset, method] for experiment in (study, tier))
+        for name in ours.samplers.keys() & theirs.samplers.keys():
+            assert ours.samplers[name] == theirs.samplers[name], (method, name)
+        own = {"samplers", "circulation"}
+        assert ours.model_dump(exclude=own) == theirs.model_dump(exclude=own), method
