@@ -5,6 +5,7 @@ import datetime
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -763,24 +764,33 @@ def test_checking_a_configuration_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_environment_file_and_lock_pin_the_same_versions():
-    pin = re.compile(r"^([\w.-]+)==([\w.+]+)", re.MULTILINE)
-    locks = [(ROOT / name).read_text() for name in ("requirements.lock", "torch.lock")]
-    lock = dict(pin.findall("".join(locks)))
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    conda = dict(d.split("=") for d in dependencies if isinstance(d, str) and d != "pip")
-    pip = dict(d.split("==") for d in dependencies[-1]["pip"])
-    conda.pop("python")
+def pinned(file):
+    """Versions by package in an environment file of conda, by the names that PyPI has."""
+    *conda, pip = yaml.safe_load((ROOT / file).read_text())["dependencies"]
+    pins = dict(d.split("=") for d in conda if d != "pip" and not d.startswith("python="))
     aliases = {
         "pytorch": "torch",
         "snakemake-minimal": "snakemake",
         "matplotlib-base": "matplotlib",
     }
-    pinned = {aliases.get(name, name): version for name, version in {**conda, **pip}.items()}
-    assert pinned == {name: lock[name] for name in pinned}
-    project = (ROOT / "pyproject.toml").read_text().split("[tool.", 1)[0]
-    direct = re.findall(r'"([\w-]+)[=<>]=', project.split("dependencies = [", 1)[1])
-    assert set(direct) == set(pinned)
+    pins = {aliases.get(name, name): version for name, version in pins.items()}
+    return pins | dict(d.split("==") for d in pip["pip"])
+
+
+def test_environment_files_pin_what_the_package_asks_for_as_the_lock_does():
+    pin = re.compile(r"^([\w.-]+)==([\w.+]+)", re.MULTILINE)
+    locks = [(ROOT / name).read_text() for name in ("requirements.lock", "torch.lock")]
+    lock = dict(pin.findall("".join(locks)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {"core": project["dependencies"], **project["optional-dependencies"]}
+    names = {
+        extra: {re.match(r"[\w-]+", requirement)[0] for requirement in requirements} - {"qcsbm"}
+        for extra, requirements in asked.items()
+    }
+    development = names.pop("dev") | names.pop("docs", set())
+    runtime = set.union(*names.values())
+    assert pinned("environment.yml") == {name: lock[name] for name in runtime}
+    assert pinned("environment-dev.yml") == {name: lock[name] for name in development - runtime}
 
 
 def test_chain_has_every_training_behind_a_checkpoint(quick):
