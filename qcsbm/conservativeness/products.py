@@ -59,7 +59,7 @@ def forward_difference(
     All are shaped like ``x``. It takes one pass where `central_difference` takes two, but its
     truncation grows as ``step``. This part is even in ``v`` where products are odd: over probes v
     and −v that are as likely, it has no effect on the mean of ‖Jv‖² or ‖(J − Jᵀ)v‖², whose bias
-    grows as ``step``² in either case.
+    grows as the square of ``step`` in either case.
     """
     with torch.no_grad():
         return (function(x + step * v) - s) / step
