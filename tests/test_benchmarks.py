@@ -116,7 +116,7 @@ def test_every_job_of_the_workflow_is_counted_under_its_kind(workflow, tmp_path)
     run = logs / "digits/c/seed0"
     for name, seconds in {"train60": 10, "likelihood.1-of-2": 20, "gather_likelihood": 5}.items():
         write_benchmark(run, name, seconds)
-    for name, seconds in {"sample.1-of-1": 25, "features.classifier.1-of-1": 30}.items():
+    for name, seconds in {"sample.1-of-1": 25, "features.classifier.float32.1-of-1": 30}.items():
         write_benchmark(run / "pc", name, seconds)
     kinds = workflow.shares(workflow.jobs(tmp_path), dict.fromkeys(workflow.STAGES, 0.5))
     assert {kind: (facts["jobs"], facts["s"]) for kind, facts in kinds.items()} == {

@@ -16,7 +16,9 @@ PROTOCOL = {
     "likelihood": ["weights", "divergence", "rtol", "atol", "precision"],
     "asymmetry": ["weights", "estimator", "probes", "noise_levels", "precision"],
     "sample": ["weights", "sampler"],
-    "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
+    "quality": [
+        *("extractor", "extractor_accuracy", "precision", "reference", "statistics", "neighbours"),
+    ],
 }
 # How the model was trained, or which one from outside it is, as every record of a measurement has
 # it.

@@ -10,7 +10,7 @@ import json
 from typing import Any, Literal
 
 from qcsbm.schema import evaluation
-from qcsbm.schema.base import Closed, Count, Label, Weights, Whole
+from qcsbm.schema.base import Closed, Count, Label, Precision, Weights, Whole
 from qcsbm.schema.document import ClassifierTraining
 from qcsbm.schema.networks import Network
 from qcsbm.schema.outside import Outside
@@ -189,6 +189,7 @@ class AsymmetrySpec(Measured):
 
 class FeaturesProtocol(Closed):
     extractor: str
+    precision: Precision
 
 
 class FeaturesSpec(Specification):
@@ -206,6 +207,7 @@ class Comparison(Closed):
     sampler: str
     sampler_type: str
     extractor: str
+    precision: Precision
     reference: Literal["train", "test"]
     statistics: str | None
     neighbours: Count

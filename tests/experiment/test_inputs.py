@@ -38,7 +38,7 @@ datasets:
     label: Patches
     data: {source: patches, size: 8, train: 512, test: 64}
     seeds: [6]
-    quality: {extractor: efficientnet_lite0, statistics: published/patches.npz}
+    quality: {extractor: efficientnet_lite0, precision: bfloat16, statistics: published/patches.npz}
 methods:
   u: {label: U, parameterisation: score, checkpoints: [20, 40]}
   qc:
@@ -218,14 +218,17 @@ def test_samples_come_from_the_last_checkpoint_and_meet_their_reference(jobs, ru
     digits = dataset == "digits"
     extractor = "classifier" if digits else "efficientnet_lite0"
     weights = [f"{ROOT}/data/digits/classifier.safetensors"] if digits else []
+    precision = "float32" if digits else "bfloat16"
     split = "test" if method == "qc" else "train"
-    real = shards(f"{ROOT}/data/{dataset}/features/{extractor}.{split}", "npz")
-    fake = shards(f"{folder}/features.{extractor}", "npz")
+    real = shards(f"{ROOT}/data/{dataset}/features/{extractor}.{precision}.{split}", "npz")
+    fake = shards(f"{folder}/features.{extractor}.{precision}", "npz")
     images = {"real": f"{ROOT}/data/{dataset}/{split}.npy", "fake": f"{folder}/samples.npy"}
     for name, files in (("real", real), ("fake", fake)):
         for file in files:
             job = jobs[file]
-            assert_uses(job, as_json("features", extractor), images=images[name], weights=weights)
+            assert_uses(
+                job, as_json("features", extractor, precision), images=images[name], weights=weights
+            )
             assert_depends_on_data(job, dataset)
     statistics = [] if digits else ["published/patches.npz"]
     assert_uses(

@@ -158,6 +158,7 @@ OTHERS = {
     f"{CELL}.quality": {
         "samples": (5, SAMPLERS),
         "extractor": ("efficientnet_lite0", ("features", "quality")),
+        "precision": ("bfloat16", ("features", "quality")),
         "reference": ("test", ("quality",)),
         "statistics": ("statistics.npz", ("quality",)),
         "neighbours": (2, ("quality",)),
@@ -256,7 +257,9 @@ SPECIFICATIONS = {
     **{kind: lambda e, kind=kind: specification.sample(e, *RUN, kind) for kind in SAMPLERS},
     "likelihood": lambda e: specification.likelihood(e, *RUN),
     "asymmetry": lambda e: specification.asymmetry(e, *RUN),
-    "features": lambda e: specification.features(e, cell(e).quality.extractor),
+    "features": lambda e: specification.features(
+        e, cell(e).quality.extractor, cell(e).quality.precision
+    ),
     "quality": lambda e: specification.quality(e, *RUN, "pc"),
     "classifier": lambda e: specification.classifier(e, "digits"),
     "toy": lambda e: specification.toy(e, "8-gaussian", "qc", e.toy.seeds[0]),
