@@ -184,6 +184,10 @@ def test_everything_that_is_measured_on_a_gpu_can_be_tried_on_a_cpu(
     assert max(row["cpu_rounding"] for row in result["agreement"].values()) < 0.01
     precisions = set(gpu.PRECISIONS)
     assert {f"{m}/{p}" for m in gpu.METHODS for p in precisions} <= set(result["steps"])
+    assert "qcplus_fd/float32" in result["steps"]
+    assert {"its gradient, differences", "audit, NAsym"} <= set(result["agreement"])
+    assert set(result["features"]) == precisions
+    assert result["features"]["float32"]["features"] == 0 < result["features"]["bfloat16"]["logits"]
     assert {f"u/{w}/{p}" for w in gpu.EVALUATIONS for p in precisions} <= set(result["evaluations"])
     assert set(result["hours"]) == precisions
     assert result["hours"]["float32"]["together"] > result["hours"]["float32"]["train"] > 0
