@@ -7,16 +7,21 @@ minutes is left out and listed as skipped, and ``--out`` is written whenever som
 
 * agreement: the same weights and inputs on CPU and GPU, without TF32. Largest difference, relative
   to the largest entry on the CPU in float64, of the network, both scores, L_QC and its gradient in
-  the parameters, a predictor–corrector step, and bits/dim;
+  the parameters with second derivatives and by finite differences, a predictor–corrector step,
+  bits/dim, and what `qcsbm.audit` finds;
 * determinism: three steps of the paper's network, and samples, bits/dim and Asym, the same bytes
-  twice;
+  twice, and noise that is drawn ahead, the same bytes as on the CPU;
 * micro-batches, a process group of NCCL with one process, and the GPU that this process holds;
-* steps: a training step of every method of ``config/paper.yaml`` in every precision, with the
-  largest micro-batch that fits: the whole of it, with its draws, Adam and EMA. "published" is
+* steps: a training step of every method of ``config/paper.yaml`` in every precision, and of QC⁺ by
+  finite differences in float32, with the largest micro-batch that fits: the whole of it, with its
+  draws, Adam and EMA. "published" is
   `qc_step.published_step`, the algorithm of the paper's public code: loss and gradients alone,
   beside the same of ours;
 * evaluations: steps of the predictor–corrector sampler, drift and divergence of the likelihood, and
-  Asym, with the largest batch that fits, up to the 250 of the tier;
+  Asym, with the largest batch that fits, up to the 250 of the tier; and the sampler in bfloat16
+  with noise drawn at its use instead of ahead;
+* features: those of EfficientNet-Lite0 in every precision, where its packages are installed:
+  images/s, and the distance from those of the CPU in float32;
 * hours: what the paper tier takes at these rates, all its data sets and seeds. Evaluations that
   adaptive solvers choose are not known: they are taken to be `SOLVER_EVALUATIONS` per image;
 * variants of U's step: memory in the order of channels last, kernels that need not be
@@ -42,12 +47,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import qcsbm
 from qcsbm.conservativeness.asymmetry import estimate_asymmetry, one_probe_asymmetry
 from qcsbm.conservativeness.products import rademacher
 from qcsbm.data.quantisation import dequantise
@@ -55,7 +62,7 @@ from qcsbm.runtime import gpus
 from qcsbm.runtime.device import claim_device, fix_arithmetic
 from qcsbm.runtime.files import atomic
 from qcsbm.runtime.seeding import generator
-from qcsbm.sampling import pc
+from qcsbm.sampling import noises, pc
 from qcsbm.sampling.likelihood import hutchinson_divergence, nll_bits_per_dim
 from qcsbm.schema.networks import NCSNpp
 from qcsbm.schema.samplers import PC
@@ -93,6 +100,11 @@ METHODS = {
     "u_b8": Method(batch=8),
     "qc_k16": Method(batch=8, regulariser=Regulariser(weight=1e-4, probes=16, estimator="trace")),
 }
+# Beside them, in float32 alone: coarser rounding drowns differences.
+FINITE_DIFFERENCES = Regulariser(
+    weight=1e-4, estimator="antisymmetric", derivatives="finite_differences"
+)
+IN_FLOAT32 = METHODS | {"qcplus_fd": Method(regulariser=FINITE_DIFFERENCES)}
 
 
 @dataclass(frozen=True)
@@ -294,17 +306,28 @@ def quantities(place: torch.device, dtype: torch.dtype, tiny: bool) -> dict[str,
     x = mean + std[:, None, None, None] * z
     found = {"score of U": u(x, t), "score of C": c(x, t)}
     found["network"] = u.network(x, u.sde.sigma(t))
-    for estimator in ("trace", "antisymmetric"):
+    for name, estimator, step in (
+        ("trace", "trace", None),
+        ("antisymmetric", "antisymmetric", None),
+        ("differences", "antisymmetric", FINITE_DIFFERENCES.difference_step),
+    ):
         u.zero_grad()
-        qc = training_loss(u, x_0, t, z, v[None], estimator).qc
+        qc = training_loss(u, x_0, t, z, v[None], estimator, step).qc
         qc.mean().backward()
         gradients = [p.grad.flatten() for p in u.parameters() if p.grad is not None]
-        found |= {f"L_QC, {estimator}": qc, f"its gradient, {estimator}": torch.cat(gradients)}
+        found |= {f"L_QC, {name}": qc, f"its gradient, {name}": torch.cat(gradients)}
     with torch.no_grad():
         corrected, _ = pc.corrector_step(u, u.sde, x, 10, 20, SNR, z)
         found["PC step"], _ = pc.predictor_step(u, u.sde, corrected, 10, 20, v)
     draws = generator(0, "divergence")
     tolerances = dict(rtol=1e-1, atol=1e-1) if tiny else dict(rtol=1e-2, atol=1e-3)
+    audited = qcsbm.audit(u, x, [0.3], products="autograd", probes=2, planes=1).levels[0]
+    found |= {
+        "audit, Asym": torch.tensor(audited.samples.asym),
+        "audit, NAsym": torch.tensor(audited.samples.nasym),
+        "audit, circulation": torch.tensor(audited.circulation.values),
+        "audit, rotation": torch.tensor(audited.spectrum[0].rotation),
+    }
     found["bits/dim"], _ = nll_bits_per_dim(u, u.sde, x_0[:2], LEVELS, draws, **tolerances)
     return {name: value.detach().double().cpu() for name, value in found.items()}
 
@@ -372,6 +395,12 @@ def measure_determinism(run: Run) -> None:
     def asym() -> Tensor:
         return estimate_asymmetry(u, x_0, t, 2, generator(0, "probes"))[1]
 
+    draws = [
+        noises.noises(3, (batch, *shape), generator(1, "noise"), place)
+        for place in (run.place, "cpu")
+    ]
+    with draws[0] as ahead, draws[1] as inline:
+        found["noise"] = all(torch.equal(z.cpu(), next(inline)) for z in ahead)
     calls = {"samples, pc": sample, "divergence": divergence, "asymmetry": asym}
     found |= {name: torch.equal(call(), call()) for name, call in calls.items()}
     run.result["determinism"] = found
@@ -482,7 +511,7 @@ def measure_steps(run: Run, models: dict[str, ScoreModel]) -> None:
     data = images(run.sizes.image, 2 * run.sizes.batch)
     print(f"{'step':>18} {'precision':>9} {'s':>8} {'x U':>6} {'micro-batch':>11} {'GiB':>6}")
     for precision in ("float32", "bfloat16", "tf32"):
-        for name, method in METHODS.items():
+        for name, method in (IN_FLOAT32 if precision == "float32" else METHODS).items():
             model = models[method.parameterisation]
             known = rows.get("u/float32", {}).get("s", 0.0)
             with run.part(f"steps/{name}/{precision}"), arithmetic(precision, model):
@@ -536,14 +565,19 @@ def measure_published(run: Run, models: dict[str, ScoreModel]) -> None:
 
 
 def evaluation(run: Run, model: ScoreModel, what: str, n: int) -> Callable[[], object]:
-    """A call that evaluates ``n`` images once; "pc" is a step of corrector and predictor."""
+    """A call that evaluates ``n`` images once; `PC_CALLS` make two steps of the sampler."""
     size = run.sizes.image
     x, t, z, v = (part.to(run.place) for part in small_batch(size, n))
     x = x + model.sde.std(t)[:, None, None, None] * z
-    if what == "pc":
+    if what in PC_CALLS:
         protocol = PC(type="pc", steps=2, snr=SNR, batch_size=n)
         shape = (n, 3, size, size)
-        return lambda: pc.sample(model, model.sde, shape, generator(0, "pc"), protocol, run.place)
+
+        def sample() -> None:
+            with patch.object(noises, "ahead_on", PC_CALLS[what]):
+                pc.sample(model, model.sde, shape, generator(0, "pc"), protocol, run.place)
+
+        return sample
     if what == "asym, one probe":
         return lambda: one_probe_asymmetry(model, x, t, generator(0, "probes"))
     if what == "asym, antisymmetric":
@@ -557,6 +591,8 @@ def evaluation(run: Run, model: ScoreModel, what: str, n: int) -> Callable[[], o
 
 
 EVALUATIONS = ("pc", "likelihood", "asym, one probe", "asym, antisymmetric")
+# Those of the sampler, and where it draws noise ahead.
+PC_CALLS = {"pc": noises.ahead_on, "pc, noise at its use": lambda device: False}
 
 
 def measure_evaluations(run: Run, models: dict[str, ScoreModel]) -> None:
@@ -568,6 +604,7 @@ def measure_evaluations(run: Run, models: dict[str, ScoreModel]) -> None:
     # What the tier needs first.
     names = [("u", w, p) for p in ("float32", "bfloat16", "tf32") for w in EVALUATIONS]
     names += [("c", w, "float32") for w in EVALUATIONS[:3]]
+    names += [("u", "pc, noise at its use", "bfloat16")]
     for method, what, precision in names:
         model = models["score" if method == "u" else "energy"]
         known = run.result.get("steps", {}).get("u/float32", {}).get("s", 0.0)
@@ -579,12 +616,34 @@ def measure_evaluations(run: Run, models: dict[str, ScoreModel]) -> None:
 
             row = run.largest(run.sizes.evaluation_batch, measure)
             # Two steps of the sampler were made; an image takes all of them.
-            calls = 2 / PC_STEPS if what == "pc" else 1
+            calls = 2 / PC_STEPS if what in PC_CALLS else 1
             row["images_per_s"] = significant(calls * row["size"] / row["s"])
             rows[f"{method}/{what}/{precision}"] = row
             peak = "" if row["peak_gib"] is None else f"{row['peak_gib']:6.1f}"
             numbers = f"{row['images_per_s']:9.4g} {row['size']:6} {peak:>6}"
             print(f"{what:>20} {method:>6} {precision:>9} {numbers}", flush=True)
+
+
+def measure_features(run: Run) -> None:
+    try:
+        from qcsbm.quality.extractors import EfficientNetLite0, extract
+    except ImportError:  # not among the core dependencies
+        raise Skipped from None
+    extractor, rows = EfficientNetLite0(), {}
+    few, many = (images(run.sizes.image, n) for n in (4, run.sizes.evaluation_batch))
+    expected = extract(extractor, few, LEVELS, len(few))
+    extractor.to(run.place)
+    for precision in PRECISIONS:
+        extractor.compute_in(precision)
+        found = extract(extractor, few, LEVELS, len(few), run.place)
+        seconds = run.seconds(partial(extract, extractor, many, LEVELS, len(many), run.place))
+        pairs = [map(torch.from_numpy, pair) for pair in zip(found, expected, strict=True)]
+        features, logits = (distance(*pair) for pair in pairs)
+        rate = significant(len(many) / seconds)
+        rows[precision] = {"features": features, "logits": logits, "images_per_s": rate}
+        print(f"features, {precision}: {rows[precision]}", flush=True)
+    extractor.compute_in("float32")
+    run.result["features"] = rows
 
 
 def measure_hours(run: Run) -> None:
@@ -720,6 +779,7 @@ def measure(run: Run) -> None:
         "evaluations": partial(measure_evaluations, models=models),
         "published": partial(measure_published, models=models),
         "hours": measure_hours,
+        "features": measure_features,
         "process_group": measure_process_group,
         "variants": partial(measure_variants, model=models["score"]),
     }.items():

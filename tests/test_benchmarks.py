@@ -152,7 +152,7 @@ def test_every_job_of_the_workflow_is_counted_under_its_kind(workflow, tmp_path)
     run = logs / "digits/c/seed0"
     for name, seconds in {"train60": 10, "likelihood.1-of-2": 20, "gather_likelihood": 5}.items():
         write_benchmark(run, name, seconds)
-    for name, seconds in {"sample.1-of-1": 25, "features.classifier.1-of-1": 30}.items():
+    for name, seconds in {"sample.1-of-1": 25, "features.classifier.float32.1-of-1": 30}.items():
         write_benchmark(run / "pc", name, seconds)
     kinds = workflow.shares(workflow.jobs(tmp_path), dict.fromkeys(workflow.STAGES, 0.5))
     assert {kind: (facts["jobs"], facts["s"]) for kind, facts in kinds.items()} == {
@@ -220,6 +220,10 @@ def test_everything_that_is_measured_on_a_gpu_can_be_tried_on_a_cpu(
     assert max(row["cpu_rounding"] for row in result["agreement"].values()) < 0.01
     precisions = set(gpu.PRECISIONS)
     assert {f"{m}/{p}" for m in gpu.METHODS for p in precisions} <= set(result["steps"])
+    assert "qcplus_fd/float32" in result["steps"]
+    assert {"its gradient, differences", "audit, NAsym"} <= set(result["agreement"])
+    assert set(result["features"]) == precisions
+    assert result["features"]["float32"]["features"] == 0 < result["features"]["bfloat16"]["logits"]
     assert {f"u/{w}/{p}" for w in gpu.EVALUATIONS for p in precisions} <= set(result["evaluations"])
     assert set(result["hours"]) == precisions
     assert result["hours"]["float32"]["together"] > result["hours"]["float32"]["train"] > 0

@@ -23,11 +23,11 @@ from qcsbm.adapters.denoiser import Denoiser
 from qcsbm.adapters.diffusers import from_diffusers
 from qcsbm.adapters.field import Field
 from qcsbm.adapters.functions import from_function
+from qcsbm.nets.precision import InPrecision
 from qcsbm.runtime.errors import BadInput
 from qcsbm.schema.outside import Diffusers, Function
 from qcsbm.schema.specifications import ModelFromOutside
 from qcsbm.score import sde
-from qcsbm.score.models import InPrecision
 from qcsbm.score.schedules import NAMED, ends
 from qcsbm.score.sde import SDE, bcast
 

@@ -167,6 +167,11 @@ def _cell_inconsistencies(
             f"quality.extractor {where}: found 'classifier', expected datasets.{dataset}.classifier"
             " to say how it is trained"
         )
+    if cell.quality.statistics and cell.quality.precision == "bfloat16":
+        yield (
+            f"quality.precision {where}, method {method}: found 'bfloat16' with published "
+            "statistics, expected 'float32' or 'tf32', as rounding of one side alone is a distance"
+        )
 
 
 def _ends_inconsistencies(place: str, where: str, settings: VE | VP | EDM) -> Iterator[str]:

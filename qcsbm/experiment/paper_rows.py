@@ -66,6 +66,7 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
         facts["quality"] = {
             "samples": 26_032 if svhn else 50_000,
             "extractor": "inception",
+            "precision": "float32",
             "reference": "train",
             "neighbours": 3,
             "weights": "ema",

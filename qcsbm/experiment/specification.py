@@ -15,6 +15,7 @@ from qcsbm.experiment.experiment import Experiment
 from qcsbm.quality import extractor_weights
 from qcsbm.runtime import outside, own_code
 from qcsbm.schema import specifications as schema
+from qcsbm.schema.base import Precision
 from qcsbm.schema.document import Cell, OutsideCell, Table, Toy, TrainedCell
 from qcsbm.schema.networks import Own
 
@@ -135,11 +136,11 @@ def sample(
     )
 
 
-def features(experiment: Experiment, extractor: str) -> schema.FeaturesSpec:
+def features(experiment: Experiment, extractor: str, precision: Precision) -> schema.FeaturesSpec:
     weights = extractor_weights.path(extractor)
     return schema.FeaturesSpec(
         version=VERSIONS["features"],
-        protocol=schema.FeaturesProtocol(extractor=extractor),
+        protocol=schema.FeaturesProtocol(extractor=extractor, precision=precision),
         outside={"weights": outside.sha256(weights)} if weights else {},
     )
 
@@ -160,6 +161,7 @@ def quality(
             sampler=sampler,
             sampler_type=cell.samplers[sampler].type,
             extractor=configured.extractor,
+            precision=configured.precision,
             reference=configured.reference,
             statistics=statistics,
             neighbours=configured.neighbours,

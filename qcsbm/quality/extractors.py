@@ -1,7 +1,8 @@
 """Networks that map images to features and class logits, for the metrics of sample quality.
 
 An extractor is a module from images (B, C, H, W) in [0, 1], grey or colour, to features (B, F) and
-logits (B, classes). Its ``sha256`` is that of its weights. Its ``accuracy`` is the share of the
+logits (B, classes), float32 whatever precision it computes in; means over positions are taken in
+float32, too. Its ``sha256`` is that of its weights. Its ``accuracy`` is the share of the
 test images that it recognises, and NaN if it did not learn their classes. `EXTRACTORS` has all of
 them by name.
 
@@ -25,12 +26,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from qcsbm.data.quantisation import to_unit
+from qcsbm.nets.precision import InPrecision
 from qcsbm.quality import classification, extractor_weights
 from qcsbm.runtime.errors import BadInput, Diverged, MissingFile
 from qcsbm.runtime.files import sha256
 
 
-class ClassifierExtractor(nn.Module):
+class ClassifierExtractor(InPrecision):
     """The 64 penultimate features of the classifier that the workflow trained on the dataset."""
 
     def __init__(self, path: str | Path):
@@ -39,10 +41,12 @@ class ClassifierExtractor(nn.Module):
         self.sha256 = sha256(path)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.network(x)
+        with self.lowered(x):
+            features, logits = self.network(x)
+        return features.float(), logits.float()
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(InPrecision):
     """EfficientNet-Lite0, trained on ImageNet, with weights from its package.
 
     Features are the 112 channels after block 11, averaged over positions. Between two halves of
@@ -68,17 +72,20 @@ class EfficientNetLite0(nn.Module):
         size = (self.INPUT_SIZE, self.INPUT_SIZE)
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
         # The weights come from TensorFlow: levels are moved by 127 and divided by 128.
-        h = self.network._swish(self.network._bn0(self.network._conv_stem((255 * x - 127) / 128)))
-        for block in self.network._blocks[: self.BLOCKS]:
-            h = block(h)
-        features = h.mean((2, 3))
-        for block in self.network._blocks[self.BLOCKS :]:
-            h = block(h)
-        h = self.network._swish(self.network._bn1(self.network._conv_head(h)))
-        return features, self.network._fc(h.mean((2, 3)))
+        x = (255 * x - 127) / 128
+        with self.lowered(x):
+            h = self.network._swish(self.network._bn0(self.network._conv_stem(x)))
+            for block in self.network._blocks[: self.BLOCKS]:
+                h = block(h)
+            features = h.float().mean((2, 3))
+            for block in self.network._blocks[self.BLOCKS :]:
+                h = block(h)
+            h = self.network._swish(self.network._bn1(self.network._conv_head(h)))
+            logits = self.network._fc(h.float().mean((2, 3)))
+        return features, logits.float()
 
 
-class InceptionExtractor(nn.Module):
+class InceptionExtractor(InPrecision):
     """The Inception network of FID: 2 048 pooled features and 1 008 logits without bias.
 
     The file is looked for at the path in the environment variable QCSBM_INCEPTION_WEIGHTS, then in
@@ -116,11 +123,14 @@ class InceptionExtractor(nn.Module):
         with patch.object(fid_inception, "load_state_dict_from_url", return_value=weights):
             self.network = fid_inception.fid_inception_v3().eval()
         self.head, self.network.fc = self.network.fc, nn.Identity()
+        self.network.avgpool.register_forward_pre_hook(lambda pool, given: given[0].float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.interpolate(_colour(x), size=(299, 299), mode="bilinear", align_corners=False)
-        features = self.network(2 * x - 1)
-        return features, features @ self.head.weight.T
+        with self.lowered(x):
+            features = self.network(2 * x - 1)
+            logits = features @ self.head.weight.T
+        return features, logits.float()
 
 
 EXTRACTORS = {

@@ -20,7 +20,9 @@ PROTOCOL = {
     ],
     "circulation": ["weights", "triangles", "noise_levels", "precision"],
     "sample": ["weights", "sampler"],
-    "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
+    "quality": [
+        *("extractor", "extractor_accuracy", "precision", "reference", "statistics", "neighbours"),
+    ],
 }
 # How the model was trained, or which one from outside it is, as every record of a measurement has
 # it.

@@ -99,7 +99,8 @@ def jobs(experiment: Experiment, dataset: str) -> list[Job]:
             specification.classifier(experiment, dataset),
         )
         found.append(Job("classifier", dataset, f"{data}/classifier.json", [log], told))
-    for name in dict.fromkeys(f"{quality.extractor}.{quality.reference}" for quality in qualities):
+    references = (f"{q.extractor}.{q.precision}.{q.reference}" for q in qualities)
+    for name in dict.fromkeys(references):
         files, log = f"{data}/features/{name}.*.npz", f"{logs}/{dataset}/features.{name}.*.log"
         found.append(Job("reference features", dataset, files, [log]))
     for method in experiment.methods:

@@ -76,10 +76,10 @@ def relative_score(score: Score, sde: SDE) -> Callable[[Tensor, float], Tensor]:
     return at
 
 
-def relative_prior(sde: SDE, shape: Shape, generator: torch.Generator, device: Device) -> Tensor:
-    """y at t = 1."""
+def relative_prior(sde: SDE, z: Tensor) -> Tensor:
+    """y at t = 1, by standard normal ``z``."""
     mean = float(sde.mean(torch.tensor(1.0, dtype=torch.float64)))
-    return sde.prior_std / mean * noise(shape, generator, device)
+    return sde.prior_std / mean * z
 
 
 def noise_range(sde: SDE) -> tuple[float, float]:

@@ -30,6 +30,7 @@ from qcsbm.sampling.base import (
     Device,
     Samples,
     Shape,
+    noise,
     noise_range,
     relative_prior,
     relative_score,
@@ -75,7 +76,7 @@ def sample(
     Raises:
         Diverged: a sample is not finite.
     """
-    y = relative_prior(sde, shape, generator, device)
+    y = relative_prior(sde, noise(shape, generator, device))
     levels = noise_levels(sde, settings.steps, settings.rho)
     x = solve(without_tracking(score), sde, y, levels)
     calls = 2 * settings.steps - 1

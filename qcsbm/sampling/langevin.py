@@ -28,12 +28,12 @@ from qcsbm.sampling.base import (
     Device,
     Samples,
     Shape,
-    noise,
     noise_range,
     relative_prior,
     relative_score,
     without_tracking,
 )
+from qcsbm.sampling.noises import noises
 from qcsbm.schema.samplers import Langevin
 from qcsbm.score.sde import SDE
 
@@ -59,13 +59,14 @@ def sample(
         Diverged: a sample is not finite.
     """
     s = relative_score(without_tracking(score), sde)
-    y = relative_prior(sde, shape, generator, device)
     levels = noise_levels(sde, settings.noise_levels)
-    for sigma in levels:
-        alpha = settings.step_size * sigma**2
-        for _ in range(settings.steps_per_level):
-            z = noise(shape, generator, device)
-            y = y + alpha * s(y, sigma) + math.sqrt(2 * alpha) * z
+    steps = settings.noise_levels * settings.steps_per_level
+    with noises(1 + steps, shape, generator, device) as draws:
+        y = relative_prior(sde, next(draws))
+        for sigma in levels:
+            alpha = settings.step_size * sigma**2
+            for _ in range(settings.steps_per_level):
+                y = y + alpha * s(y, sigma) + math.sqrt(2 * alpha) * next(draws)
     x = y + levels[-1] ** 2 * s(y, levels[-1])
-    calls = settings.noise_levels * settings.steps_per_level + 1
+    calls = steps + 1
     return Samples(x, torch.full(shape[:1], calls, dtype=torch.float64), calls)

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from qcsbm.conservativeness.asymmetry import Score
-from qcsbm.sampling.base import Device, Samples, Shape, noise, without_tracking
+from qcsbm.sampling.base import Device, Samples, Shape, without_tracking
+from qcsbm.sampling.noises import noises
 from qcsbm.schema.samplers import PC
 from qcsbm.score.sde import SDE
 
@@ -74,14 +75,15 @@ def sample(
     """
     score = without_tracking(score)
     steps = settings.steps
-    x = sde.prior_std * noise(shape, generator, device)
-    for i in range(steps):
-        for _ in range(settings.corrector_steps):
-            z = noise(shape, generator, device)
-            x, _ = corrector_step(score, sde, x, i, steps, settings.snr, z)
-        x, x_mean = predictor_step(score, sde, x, i, steps, noise(shape, generator, device))
+    calls = steps * (settings.corrector_steps + 1)
+    with noises(1 + calls, shape, generator, device) as draws:
+        x = sde.prior_std * next(draws)
+        for i in range(steps):
+            for _ in range(settings.corrector_steps):
+                x, _ = corrector_step(score, sde, x, i, steps, settings.snr, next(draws))
+            x, x_mean = predictor_step(score, sde, x, i, steps, next(draws))
     nfe = torch.full(shape[:1], steps, dtype=torch.float64)
-    return Samples(x_mean, nfe, steps * (settings.corrector_steps + 1))
+    return Samples(x_mean, nfe, calls)
 
 
 def _time(sde: SDE, x: Tensor, i: int, n: int) -> Tensor:

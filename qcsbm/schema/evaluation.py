@@ -31,6 +31,7 @@ class Quality(Closed):
 
     samples: Annotated[Whole, Field(ge=4)]
     extractor: Literal["classifier", "efficientnet_lite0", "inception"]
+    precision: Precision = "float32"
     reference: Literal["train", "test"] = "train"
     statistics: str | None = None
     neighbours: Count = 3

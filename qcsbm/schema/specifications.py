@@ -205,6 +205,7 @@ class CirculationSpec(Measured):
 
 class FeaturesProtocol(Closed):
     extractor: str
+    precision: Precision
 
 
 class FeaturesSpec(Specification):
@@ -222,6 +223,7 @@ class Comparison(Closed):
     sampler: str
     sampler_type: str
     extractor: str
+    precision: Precision
     reference: Literal["train", "test"]
     statistics: str | None
     neighbours: Count

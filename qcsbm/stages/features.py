@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         outside.require(path, spec.outside["weights"])
     features = logits = np.empty((0, 0), np.float32)
     if batches:
+        extractor.compute_in(spec.protocol.precision)
         features, logits = extract(
             extractor.to(claim_device()),
             images[batches.start * BATCH_SIZE : batches.stop * BATCH_SIZE],

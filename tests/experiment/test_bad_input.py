@@ -911,7 +911,13 @@ ARGUMENTS = {
     ),
     "shard that is none": (
         [
-            *("features", "--spec", spec("features", "efficientnet_lite0"), "--data", "PREPARED"),
+            *(
+                "features",
+                "--spec",
+                spec("features", "efficientnet_lite0", "float32"),
+                "--data",
+                "PREPARED",
+            ),
             *("--images", "PREPARED/test.npy", "--shard", "3-of-2", "--out", "x"),
         ],
         "shard: found '3-of-2', expected",

@@ -483,6 +483,17 @@ BAD = {
         None,
         "quality.extractor (dataset digits): found 'classifier', expected datasets.digits.classif",
     ),
+    "published statistics beside features in bfloat16": (
+        "datasets.patches.quality",
+        {
+            "samples": 64,
+            "extractor": "efficientnet_lite0",
+            "precision": "bfloat16",
+            "statistics": "s.npz",
+        },
+        "quality.precision (dataset patches), method c: found 'bfloat16' with published "
+        "statistics, expected 'float32' or 'tf32'",
+    ),
     "attention where no level is": (
         "datasets.digits.network.attn_resolutions",
         [4, 5],

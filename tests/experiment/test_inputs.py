@@ -26,7 +26,7 @@ defaults:
   samplers:
     pc: {type: pc, steps: 10, snr: 0.16, batch_size: 32}
     heun35: {type: heun, steps: 18, batch_size: 32}
-  quality: {samples: 64, extractor: classifier}
+  quality: {samples: 64, extractor: classifier, precision: bfloat16}
   likelihood: {samples: 16, rtol: 1e-2, atol: 1e-3, batch_size: 16}
   asymmetry: {estimator: exact, noise_levels: 4, samples: 8, batch_size: 8}
 datasets:
@@ -38,7 +38,7 @@ datasets:
     label: Patches
     data: {source: patches, size: 8, train: 512, test: 64}
     seeds: [6]
-    quality: {extractor: efficientnet_lite0, statistics: published/patches.npz}
+    quality: {extractor: efficientnet_lite0, precision: tf32, statistics: published/patches.npz}
 methods:
   u: {label: U, parameterisation: score, checkpoints: [20, 40]}
   qc:
@@ -220,14 +220,17 @@ def test_samples_come_from_the_last_checkpoint_and_meet_their_reference(jobs, ru
     digits = dataset == "digits"
     extractor = "classifier" if digits else "efficientnet_lite0"
     weights = [f"{ROOT}/data/digits/classifier.safetensors"] if digits else []
+    precision = "bfloat16" if digits else "tf32"
     split = "test" if method == "qc" else "train"
-    real = shards(f"{ROOT}/data/{dataset}/features/{extractor}.{split}", "npz")
-    fake = shards(f"{folder}/features.{extractor}", "npz")
+    real = shards(f"{ROOT}/data/{dataset}/features/{extractor}.{precision}.{split}", "npz")
+    fake = shards(f"{folder}/features.{extractor}.{precision}", "npz")
     images = {"real": f"{ROOT}/data/{dataset}/{split}.npy", "fake": f"{folder}/samples.npy"}
     for name, files in (("real", real), ("fake", fake)):
         for file in files:
             job = jobs[file]
-            assert_uses(job, as_json("features", extractor), images=images[name], weights=weights)
+            assert_uses(
+                job, as_json("features", extractor, precision), images=images[name], weights=weights
+            )
             assert_depends_on_data(job, dataset)
     statistics = [] if digits else ["published/patches.npz"]
     assert_uses(

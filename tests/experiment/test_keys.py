@@ -160,6 +160,7 @@ OTHERS = {
     f"{CELL}.quality": {
         "samples": (5, SAMPLERS),
         "extractor": ("efficientnet_lite0", ("features", "quality")),
+        "precision": ("bfloat16", ("features", "quality")),
         "reference": ("test", ("quality",)),
         "statistics": ("statistics.npz", ("quality",)),
         "neighbours": (2, ("quality",)),
@@ -265,7 +266,9 @@ SPECIFICATIONS = {
     "likelihood": lambda e: specification.likelihood(e, *RUN),
     "asymmetry": lambda e: specification.asymmetry(e, *RUN),
     "circulation": lambda e: specification.circulation(e, *RUN),
-    "features": lambda e: specification.features(e, cell(e).quality.extractor),
+    "features": lambda e: specification.features(
+        e, cell(e).quality.extractor, cell(e).quality.precision
+    ),
     "quality": lambda e: specification.quality(e, *RUN, "pc"),
     "classifier": lambda e: specification.classifier(e, "digits"),
     "toy": lambda e: specification.toy(e, "8-gaussian", "qc", e.toy.seeds[0]),

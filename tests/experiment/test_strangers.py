@@ -92,20 +92,26 @@ def checkpoint(root, content, prepared):
 
 def classifier(root, content, prepared):
     path = put(root / "x.safetensors", content)
-    command = ["features", "--spec", ci("features", "classifier"), "--data", prepared]
+    command = ["features", "--spec", ci("features", "classifier", "float32"), "--data", prepared]
     command += ["--images", prepared / "test.npy", "--shard", "1-of-1", "--out", "o"]
     return path, [*command, "--weights", path]
 
 
 def inception(root, content, prepared):
     path = put(root / "inception.pth", content)
-    command = ["features", "--spec", ci("features", "inception"), "--data", prepared]
+    command = ["features", "--spec", ci("features", "inception", "float32"), "--data", prepared]
     return path, [*command, "--images", prepared / "test.npy", "--shard", "1-of-1", "--out", "o"]
 
 
 def images(root, content, prepared):
     path = put(root / "samples.npy", content)
-    command = ["features", "--spec", ci("features", "efficientnet_lite0"), "--data", prepared]
+    command = [
+        "features",
+        "--spec",
+        ci("features", "efficientnet_lite0", "float32"),
+        "--data",
+        prepared,
+    ]
     return path, [*command, "--images", path, "--shard", "1-of-1", "--out", "o"]
 
 

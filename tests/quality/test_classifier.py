@@ -115,7 +115,7 @@ def test_accuracy_of_the_classifier_stands_below_the_table(run, tmp_path, extrac
     assert run(halves(200, 0), halves(80, 1)) == 0
     share = classification.load(tmp_path / "weights")[1]
     assert 0.8 < share <= 1
-    spec = specification.features(EXPERIMENT, extractor).text()
+    spec = specification.features(EXPERIMENT, extractor, "float32").text()
     weights = ["--weights", tmp_path / "weights"] if extractor == "classifier" else []
     # The second shard is empty.
     shards = [tmp_path / f"{i}-of-2.npz" for i in (1, 2)]
@@ -133,5 +133,6 @@ def test_accuracy_of_the_classifier_stands_below_the_table(run, tmp_path, extrac
     spec = json.dumps(specification.table(EXPERIMENT, "table3").document() | expecting([record]))
     options = ["--records", tmp_path / "quality", "--out", tmp_path / "table"]
     assert in_process("table", "--spec", spec, *options) == 0
-    note = f"extractor classifier, extractor accuracy {share:g}, reference train"
+    facts = f"extractor accuracy {share:g}, precision float32, reference train"
+    note = f"extractor classifier, {facts}"
     assert (note in (tmp_path / "table.md").read_text()) == bool(weights)

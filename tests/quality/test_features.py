@@ -200,6 +200,12 @@ def test_inception_features_are_those_of_pytorch_fid(monkeypatch, inception_file
     torch.testing.assert_close(features, expected)
     assert logits.shape == (2, 1008)
     torch.testing.assert_close(logits, expected @ state["fc.weight"].T)
+    extractor.compute_in("bfloat16")
+    with torch.no_grad():
+        lowered, lowered_logits = extractor(x)
+    assert lowered.dtype == lowered_logits.dtype == torch.float32
+    assert not torch.equal(lowered, lowered.bfloat16().float())
+    assert 1e-5 < (lowered - features).norm() / features.norm() < 0.1
 
 
 @pytest.mark.slow
@@ -273,6 +279,24 @@ def test_features_do_not_depend_on_the_batch(extractor_and_images):
     # An order that batches could have mixed up.
     reversed_features = extract(extractor, k[::-1], levels, 3)[0][::-1]
     np.testing.assert_allclose(reversed_features, features, atol=1e-4 * np.abs(features).max())
+
+
+def test_features_of_a_lower_precision_are_near_and_not_rounded_at_the_end(extractor_and_images):
+    extractor, k, levels = extractor_and_images
+    expected = extract(extractor, k, levels, 7)
+    for precision, nearest in (("tf32", 0), ("bfloat16", 1e-5)):
+        extractor.compute_in(precision)
+        found = extract(extractor, k, levels, 7)
+        extractor.compute_in("float32")
+        for values, exact in zip(found, expected, strict=True):
+            assert values.dtype == np.float32
+            error = np.linalg.norm(values - exact) / np.linalg.norm(exact)
+            # A CPU computes tf32 in float32.
+            assert nearest <= error <= 1e4 * nearest
+    if isinstance(extractor, EfficientNetLite0):
+        # Means over positions have digits that bfloat16 has not.
+        features = torch.from_numpy(found[0])
+        assert not torch.equal(features, features.bfloat16().float())
 
 
 def test_levels_reach_the_extractor_as_the_unit_interval():

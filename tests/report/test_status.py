@@ -308,11 +308,11 @@ def test_shards_that_wait_for_their_turn_are_not_interrupted(experiment):
 
 
 def test_reference_features_are_done_when_every_shard_is(experiment):
-    put("logs/digits/features.classifier.train.2-of-2.log")
-    put("data/digits/features/classifier.train.1-of-1.npz", age=50)  # of an earlier run
-    put("data/digits/features/classifier.train.1-of-2.npz")
+    put("logs/digits/features.classifier.float32.train.2-of-2.log")
+    put("data/digits/features/classifier.float32.train.1-of-1.npz", age=50)  # of an earlier run
+    put("data/digits/features/classifier.float32.train.1-of-2.npz")
     assert of(experiment, "reference features", "digits").state == "running"
-    put("data/digits/features/classifier.train.2-of-2.npz")
+    put("data/digits/features/classifier.float32.train.2-of-2.npz")
     assert of(experiment, "reference features", "digits").state == "done"
 
 

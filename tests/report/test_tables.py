@@ -633,6 +633,7 @@ CHANGES = {
         {"qc"},
     ),
     "the Inception network": ("defaults.quality.extractor", "efficientnet_lite0", set(), EVERY3),
+    "the precision of features": ("defaults.quality.precision", "tf32", set(), EVERY3),
     "the number of samples": ("defaults.quality.samples", 5000, set(), EVERY3),
     "steps of the sampler": ("defaults.samplers.pc.steps", 500, set(), EVERY3),
     "levels of Asym": ("defaults.asymmetry.noise_levels", 10, EVERY2, set()),

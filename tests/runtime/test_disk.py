@@ -30,7 +30,7 @@ def command(stage, tiny, inputs, disk):
         "prepare": lambda: specification.prepare(tiny, "digits"),
         "train": lambda: specification.train(tiny, *CELL, 40),
         "sample": lambda: specification.sample(tiny, *CELL, "pc"),
-        "features": lambda: specification.features(tiny, "efficientnet_lite0"),
+        "features": lambda: specification.features(tiny, "efficientnet_lite0", "float32"),
     }[stage]().document()
     if stage == "sample":
         spec["protocol"]["samples"] = 400

@@ -101,7 +101,9 @@ def test_damaged_input_file_is_one_sentence_and_leaves_nothing(tmp_path, capsys)
 def test_images_of_another_kind_are_refused(data, tmp_path, capsys):
     wrong = tmp_path / "images.npy"
     np.save(wrong, np.zeros((3, 8, 8)))
-    spec = json.dumps({"version": 1, "protocol": {"extractor": "efficientnet_lite0"}})
+    spec = json.dumps(
+        {"version": 1, "protocol": {"extractor": "efficientnet_lite0", "precision": "float32"}}
+    )
     status = in_process(
         "features",
         "--spec",

@@ -72,7 +72,7 @@ def test_features_and_quality_do_not_depend_on_the_number_of_shards(
     monkeypatch.setattr("qcsbm.stages.features.BATCH_SIZE", 4)
     images = tmp_path / "images.npy"
     np.save(images, np.load(inputs / "data" / "test.npy")[:10])
-    spec = specification.features(tiny, "efficientnet_lite0").text()
+    spec = specification.features(tiny, "efficientnet_lite0", "float32").text()
     options = ["--spec", spec, "--data", inputs / "data", "--images", images]
     quality = specification.quality(tiny, *CELL, "pc").text()
     found = []

@@ -264,7 +264,9 @@ def test_features_are_those_of_the_classifier(digits, tmp_path, monkeypatch):
     classification.save(tmp_path / "weights", Classifier(1, 10), 0.75)
     arguments = ["--data", digits, "--images", digits / "test.npy", "--shard", "1-of-1"]
     arguments += ["--weights", tmp_path / "weights", "--out", tmp_path / "features.npz"]
-    assert in_process("features", "--spec", spec("features", "classifier"), *arguments) == 0
+    assert (
+        in_process("features", "--spec", spec("features", "classifier", "float32"), *arguments) == 0
+    )
     found = feature_file.read(tmp_path / "features.npz")
     expected = plain.classify(plain.tensors(tmp_path / "weights"), images(digits, "test"))
     np.testing.assert_allclose(found.features, expected[0], atol=1e-5)

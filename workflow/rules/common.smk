@@ -66,6 +66,7 @@ wildcard_constraints:
     sampler="|".join(EXPERIMENT.samplers) or "(?!)",
     split="train|test",
     extractor="[a-z0-9_]+",
+    precision="[a-z0-9]+",
     toy="|".join(specification.TOY_DATASETS),
     toy_method="|".join(specification.TOY_METHODS),
 
@@ -204,16 +205,17 @@ def statistics(wildcards):
 
 
 def sample_features(wildcards):
-    extractor = cell(wildcards).quality.extractor
-    return gather.shards(
-        f"{RUN}/{{sampler}}/features.{extractor}.{{scatteritem}}.npz", **wildcards
-    )
+    quality = cell(wildcards).quality
+    features = f"{RUN}/{{sampler}}/features.{quality.extractor}.{quality.precision}"
+    return gather.shards(f"{features}.{{scatteritem}}.npz", **wildcards)
 
 
 def reference_features(wildcards):
     quality = cell(wildcards).quality
-    features = f"{DATA}/features/{quality.extractor}.{quality.reference}"
-    return gather.shards(f"{features}.{{scatteritem}}.npz", **wildcards)
+    features = f"{DATA}/features/{quality.extractor}.{quality.precision}"
+    return gather.shards(
+        f"{features}.{quality.reference}.{{scatteritem}}.npz", **wildcards
+    )
 
 
 FIGURES = f"{ROOT}/figures/{{dataset}}"

@@ -6,15 +6,15 @@ rule reference_features:
             wildcards.dataset, wildcards.extractor
         ),
     output:
-        f"{DATA}/features/{{extractor}}.{{split}}.{{scatteritem}}.npz",
+        f"{DATA}/features/{{extractor}}.{{precision}}.{{split}}.{{scatteritem}}.npz",
     log:
-        f"{LOGS}/{{dataset}}/features.{{extractor}}.{{split}}.{{scatteritem}}.log",
+        f"{LOGS}/{{dataset}}/features.{{extractor}}.{{precision}}.{{split}}.{{scatteritem}}.log",
     benchmark:
-        f"{LOGS}/{{dataset}}/features.{{extractor}}.{{split}}.{{scatteritem}}.tsv"
+        f"{LOGS}/{{dataset}}/features.{{extractor}}.{{precision}}.{{split}}.{{scatteritem}}.tsv"
     conda:
         "../../environment.yml"
     params:
-        spec=spec("features", "extractor"),
+        spec=spec("features", "extractor", "precision"),
         data=subpath(input.data, parent=True),
         weights=lambda wildcards, input: (
             ["--weights", input.weights] if input.weights else []
@@ -33,15 +33,15 @@ rule sample_features:
             wildcards.dataset, wildcards.extractor
         ),
     output:
-        f"{RUN}/{{sampler}}/features.{{extractor}}.{{scatteritem}}.npz",
+        f"{RUN}/{{sampler}}/features.{{extractor}}.{{precision}}.{{scatteritem}}.npz",
     log:
-        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/{{sampler}}/features.{{extractor}}.{{scatteritem}}.log",
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/{{sampler}}/features.{{extractor}}.{{precision}}.{{scatteritem}}.log",
     benchmark:
-        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/{{sampler}}/features.{{extractor}}.{{scatteritem}}.tsv"
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/{{sampler}}/features.{{extractor}}.{{precision}}.{{scatteritem}}.tsv"
     conda:
         "../../environment.yml"
     params:
-        spec=spec("features", "extractor"),
+        spec=spec("features", "extractor", "precision"),
         data=subpath(input.data, parent=True),
         weights=lambda wildcards, input: (
             ["--weights", input.weights] if input.weights else []
