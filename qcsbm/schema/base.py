@@ -65,6 +65,9 @@ FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Closed(BaseModel):
-    """A model that refuses unknown keys and converts nothing but whole numbers to floats."""
+    """A model that refuses unknown keys and converts nothing but whole numbers to floats.
+
+    What is said below a key is what config/README.md says of it.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
