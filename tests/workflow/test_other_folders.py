@@ -247,6 +247,11 @@ def test_other_code_than_that_of_the_commit_is_refused(clone, tmp_path):
     assert "found other code than that of git+file://" in said
 
 
+def test_no_job_imports_from_the_folder_that_it_runs_in():
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        assert re.findall(r"python -m", path.read_text()) == [], path
+
+
 def test_two_packages_are_not_run_together(clone, tmp_path):
     """A process has one package of a name, and the jobs of both modules would be planned by it."""
     modules = {"ours": ROOT, "theirs": clone}
