@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: all report env test mutants lint digests lock
+.PHONY: all report env test oldest mutants lint docs digests lock
 
 all: env
 	$(BIN)/snakemake --cores all all
@@ -24,6 +24,14 @@ $(VENV)/.installed: requirements.lock torch.lock pyproject.toml
 test: env
 	$(BIN)/python -m pytest
 
+# The oldest versions that pyproject.toml promises. Slurm's plugin asks for newer ones.
+oldest:
+	uv venv --clear --python 3.11 .venv-oldest
+	uv pip install --python .venv-oldest --resolution lowest-direct \
+		'pytest>=8' '.[workflow,ase,azula,diffusers,denoisers]'
+	.venv-oldest/bin/python -m pytest -m 'not slow' tests/conservativeness tests/auditing \
+		tests/adapters tests/score tests/test_import.py
+
 # Which small mistakes do the tests see? `make mutants MUTANTS="--per-file 50 qcsbm/score/losses.py"`
 mutants: env
 	$(BIN)/python tests/mutation/run.py $(MUTANTS)
@@ -35,6 +43,10 @@ lint: env
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# The site in build/docs, which needs no network.
+docs: env
+	$(BIN)/sphinx-build -W --keep-going docs build/docs
 
 # After a change of source. UNCHANGED names the stages whose results are the same bytes as before.
 digests: env

@@ -4,7 +4,7 @@ r"""How far samplers are from the flow that they discretise, by the network call
 
 Two scores. "mixture" is exact: that of Gaussians of standard deviation 0.05 around the digits that
 others are trained on, in 64 dimensions, so that moments and weights are known. "u" is a U-NCSN++
-trained on digits as in the quick tier. All samplers see the same noise.
+trained on digits, 1 200 steps on batches of 32. All samplers see the same noise.
 
 "calls" are evaluations of the score per sample, and "ratio" is that to the ODE sampler with the
 tolerances of ``config/standard.yaml``. "apart" is the root mean square, over samples and pixels, of

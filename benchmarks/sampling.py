@@ -2,8 +2,8 @@ r"""Images per second of the predictor–corrector sampler, for the U and the C 
 
     python benchmarks/sampling.py [--steps 20] [--repetitions 5] [--batches 1 8 64 128]
 
-The networks are those of the quick tier's digits with random weights: what a step costs does not
-depend on them. A whole image takes the 1000 steps of the published protocol; the rate is that of
+The networks are a small NCSN++ with random weights, for digits: what a step costs does not depend
+on them. A whole image takes the 1000 steps of the published protocol; the rate is that of
 such images. Models and batch sizes are timed in turn.
 
 The last line is a JSON object; rates are from medians of CPU time.

@@ -57,7 +57,7 @@ def show(value: tuple[float, ...]) -> str:
 
 
 def draw(compared: pd.DataFrame, out: Path) -> None:
-    """A panel for each metric against λ, a line for each kind."""
+    """A panel for each metric against λ, a line for each kind that was tried at several."""
     figure, (axes,) = style.panels(1, 3, 2.4)
     for panel, (metric, title) in zip(axes, METRICS.items(), strict=True):
         for place, kind in enumerate(COLOURS):

@@ -100,6 +100,7 @@ SECTIONS: dict[str, dict[str, type[Closed]]] = {
         "quality": evaluation.Quality,
         "likelihood": evaluation.Likelihood,
         "asymmetry": evaluation.Asymmetry,
+        "circulation": evaluation.Circulation,
     },
     "A model from outside": {
         "": document.OutsideCell,
@@ -108,8 +109,9 @@ SECTIONS: dict[str, dict[str, type[Closed]]] = {
         "schedule: {type: edm}": outside.EDM,
         "schedule: {type: rectified_flow}": outside.RectifiedFlow,
     },
-    "Tables and two-dimensional examples": {
+    "Tables, comparisons and two-dimensional examples": {
         "tables.<table>": document.Table,
+        "comparisons.<label>": document.Comparisons,
         "toy": document.Toy,
     },
 }

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qcsbm.score.schedules import EDM, Discrete, RectifiedFlow
     from qcsbm.score.sde import VE, VP
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # By name, the module that it is defined in.
 _PUBLIC = {

@@ -13,6 +13,7 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ TOOLS = {
     "compare": "compare two audits, or two result folders",
     "status": "show what is done, running, failed, interrupted, stale and missing",
     "verify": "check a result folder against its experiment file",
+    "collect": "put the results on one dataset into a folder that explains itself",
     "describe": "print what an experiment file makes of one dataset and method",
     "import-checkpoint": "convert a published PyTorch checkpoint",
     "fetch": "download a dataset",
@@ -43,11 +45,12 @@ STAGES = {
     "gather_likelihood": "put the shards of likelihoods together",
     "asymmetry": "measure Asym and NAsym at a shard of the noise levels",
     "gather_asymmetry": "put the shards of asymmetries together",
+    "circulation": "measure the circulation of the score around triangles",
     "gather_records": "put all numbers of records into one CSV",
     "table": "make a table from records",
     "cost": "make the table of costs from records",
-    "figure1": "count the steps to the mode under perturbed scores (Figure 1)",
-    "figure4": "make autoencoders conservative without tied weights (Figure 4)",
+    "figure1": "count steps to the mode under perturbed scores (Figure 1)",
+    "figure4": "make untied autoencoders conservative (Figure 4)",
     "figures": "draw all pictures of the trained models of a dataset",
     "toy": "train and measure a model in two dimensions",
     "toy_table": "make the table of the two-dimensional examples",
@@ -56,9 +59,11 @@ STAGES = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+def parser(commands: Iterable[str] = TOOLS) -> argparse.ArgumentParser:
+    """All tools and the stages among ``commands``, with the arguments of ``commands`` alone.
+
+    Only the modules of these are imported: torch and its like take seconds.
+    """
     listing = "\n".join(f"  {name:20}{summary}" for name, summary in STAGES.items())
     parser = argparse.ArgumentParser(
         prog="qcsbm",
@@ -66,19 +71,29 @@ def main(argv: list[str] | None = None) -> int:
         epilog=f"stages, which the workflow's jobs run one at a time:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="tools", dest="stage", required=True, metavar="COMMAND")
-    module: ModuleType | None = None
-    for name, summary in (TOOLS | STAGES).items():
+    tools = parser.add_subparsers(title="tools", dest="stage", required=True, metavar="COMMAND")
+    known = TOOLS | {name: STAGES[name] for name in commands if name in STAGES}
+    for name, summary in known.items():
         # Stages are listed by themselves, below.
         listed: dict[str, Any] = {"help": summary} if name in TOOLS else {}
-        stage = commands.add_parser(name, description=summary, **listed)
-        # Only the stage that runs is imported: torch and its like take seconds.
-        if argv[:1] == [name]:
-            module = importlib.import_module(f"qcsbm.stages.{name.replace('-', '_')}")
-            module.add_arguments(stage)
-    arguments = parser.parse_args(argv)
-    if module is None:
-        parser.error(f"found {argv[0]!r} before the command, expected nothing there")
+        command = tools.add_parser(name, description=summary, **listed)
+        if name in commands:
+            _module(name).add_arguments(command)
+    return parser
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"qcsbm.stages.{command.replace('-', '_')}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    understood = parser(argv[:1])
+    arguments = understood.parse_args(argv)
+    if arguments.stage != argv[0]:
+        understood.error(f"found {argv[0]!r} before the command, expected nothing there")
+    module = _module(arguments.stage)
     try:
         read_spec(arguments)
         return _run(module, arguments)

@@ -196,10 +196,40 @@ def asymmetry(score, test, cell, seed):
                 found = [_asymmetry(j) for j in jacobians]
             else:
                 n_probes = protocol.probes or 1
-                v = [rademacher(batch.shape, draws).flatten(1).numpy() for _ in range(n_probes)]
-                of = {"antisymmetric": _jackknife, "trace": _one_probe}[protocol.estimator]
-                found = [of(j, np.stack(v)[:, i]) for i, j in enumerate(jacobians)]
+                probes = [rademacher(batch.shape, draws) for _ in range(n_probes)]
+                v = np.stack([probe.flatten(1).numpy() for probe in probes])
+                if protocol.estimator == "trace":
+                    found = [_one_probe(j, v[:, i]) for i, j in enumerate(jacobians)]
+                else:
+                    jv = [v[:, i] @ j.T for i, j in enumerate(jacobians)]
+                    if protocol.derivatives == "finite_differences":
+                        step = protocol.difference_step * std
+                        s = score.value(batch, t)
+                        rises = [score.value(batch + step * probe, t) - s for probe in probes]
+                        jv = torch.stack(rises, 1).flatten(2).numpy() / step
+                    jtv = [v[:, i] @ j for i, j in enumerate(jacobians)]
+                    found = [_jackknife(*pair) for pair in zip(jv, jtv, strict=True)]
             values[level, :, start : start + size] = np.array(found).T
+    return values
+
+
+def circulation(score, test, cell, seed, nodes=200):
+    """The circulation around the triangles of ``test`` at every level, (levels, triangles)."""
+    protocol, n_levels = cell.circulation, cell.asymmetry.noise_levels
+    k = test[: 3 * protocol.triangles]
+    x_0 = data(k, cell.training.dequantise, generator(seed, "dequantise"))
+    values = np.zeros((n_levels, protocol.triangles))
+    # The midpoint rule.
+    shares = ((torch.arange(nodes) + 0.5) / nodes).double().view(-1, 1, 1, 1)
+    for level in range(n_levels):
+        t = score.sde.first + (1 - score.sde.first) * level / n_levels
+        mean, std = score.sde.kernel(t)
+        z = torch.randn(x_0.shape, generator=generator(seed, "perturb", level)).double()
+        corners = (mean * x_0 + std * z).unflatten(0, (-1, 3))
+        for i, triangle in enumerate(corners):
+            for a, b in zip(triangle, triangle.roll(-1, 0), strict=True):
+                s = score.value(a + shares * (b - a), t)
+                values[level, i] += float((s * (b - a)).flatten(1).sum(1).mean())
     return values
 
 
@@ -208,10 +238,9 @@ def _asymmetry(j):
     return (a**2).sum() / 2, (a**2).sum() / (4 * (j**2).sum())
 
 
-def _jackknife(j, probes):
-    jv, jtv = probes @ j.T, probes @ j
+def _jackknife(jv, jtv):
     up, down = ((jv - jtv) ** 2).sum(1) / 2, (jv**2).sum(1) + (jtv**2).sum(1)
-    n = len(probes)
+    n = len(jv)
     without = [(up.sum() - up[i]) / (down.sum() - down[i]) for i in range(n)]
     return up.mean(), n * up.sum() / down.sum() - (n - 1) * np.mean(without)
 

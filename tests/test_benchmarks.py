@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from qcsbm.conservativeness.products import rademacher
 from qcsbm.experiment import config
+from qcsbm.report.intervals import detectable
 from qcsbm.runtime.seeding import generator
 from qcsbm.schema.networks import NCSNpp
 from qcsbm.score.models import build
@@ -102,6 +105,39 @@ def test_settings_of_equal_variance_leave_no_room_for_another_step(qc_step):
     assert {(64, 11), (32, 5), (16, 2), (8, 1)} <= chosen
     assert all(m == 1 or m * 64 / b <= 11.7 for b, m in chosen)
     assert (64, 1) not in chosen
+
+
+def test_power_is_that_of_the_measured_spread_and_the_declared_family(
+    capsys, monkeypatch, tmp_path
+):
+    power, path = load("study_power"), tmp_path / "metrics.csv"
+    rows = ["dataset,method,seed,metric,value,sampler"]
+    # NLL differs by 0.1 ± 0.02 between seeds, FD by a factor of 0.9 whose logarithm has 0.03.
+    for seed, sign in enumerate((-1, 0, 1)):
+        rows += [
+            f"digits,u,{seed},nll,{3 + seed},",
+            f"digits,qc0,{seed},nll,{3.1 + seed + 0.02 * sign},",
+        ]
+        rows += [
+            f"digits,u,{seed},fd,{50 + seed},heun",
+            f"digits,qc0,{seed},fd,{(50 + seed) * np.exp(-0.1 + 0.03 * sign)},heun",
+        ]
+    path.write_text("\n".join(rows) + "\n")
+    config = str(ROOT / "config/study.yaml")
+    monkeypatch.setattr("sys.argv", ["x", str(path), "--configfile", config, "--called", "qc0=qc"])
+    power.main()
+    text = capsys.readouterr().out
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    found = {(row[1], row[2]): row[3:5] for row in table if len(row) == 6 and row[0] == "primary"}
+    # Six pairs on NLL and on FD by three samplers; twenty seeds.
+    nll, fd = (detectable(deviation, 20, 24) for deviation in (0.02, 0.03))
+    assert found == {
+        ("qc, u", "NLL (bits/dim)"): ["3", f"±{nll:.4f}"],
+        ("qc, u", "FD, heun"): ["3", f"× {np.exp(fd):.3g}"],
+    }
+    shares = {row[0]: row[1:3] for row in table if row and row[0] in ("digits", "fashion_mnist")}
+    assert shares["digits"] == ["20", f"{detectable(1, 20, 24):.2f}"]
+    assert shares["fashion_mnist"] == ["3", f"{detectable(1, 3, 24):.2f}"]
 
 
 def write_benchmark(folder, name, seconds):
@@ -240,3 +276,63 @@ def test_proximal_maps_among_denoisers_are_symmetric_and_other_filters_are_not(d
     assert sizes["total variation, 300 iterations"] < sizes["total variation, `eps=2e-4`"]
     assert min(sizes["non-local means"], sizes["bilateral filter"]) > 0.05
     assert sizes["median filter"] > 0.4
+
+
+@pytest.fixture(scope="module")
+def relation():
+    return load("asymmetry_and_quality")
+
+
+def models(draws, seeds, methods, slope, capacity):
+    """log NAsym and NLL (seeds, methods): ``slope`` within a method, ``capacity`` between them."""
+    strength = np.arange(methods)  # of the regulariser
+    x = draws.normal(size=(seeds, methods)) + draws.normal(size=(seeds, 1))
+    noise = draws.normal(size=(seeds, methods)) + draws.normal(size=(seeds, 1))
+    return x - 10 * strength, slope * x + noise + capacity * strength
+
+
+def test_a_confounder_shows_across_methods_and_not_within(relation):
+    draws = np.random.default_rng(0)
+    x, y = models(draws, 40, 6, slope=0, capacity=5)
+    assert relation.across(x, y) < -0.9 and abs(relation.within(x, y)) < 0.4
+    x, y = models(draws, 40, 6, slope=3, capacity=5)
+    assert relation.across(x, y) < 0 and relation.within(x, y) > 0.8
+    # Ranks are those of SciPy, ties included.
+    x[:5, 0] = 1.0
+    expected = [spearmanr(a, b).statistic for a, b in zip(x.T, y.T, strict=True)]
+    np.testing.assert_allclose(relation.spearman(x, y), expected)
+
+
+def test_p_of_no_relation_is_uniform_and_that_of_one_is_small(relation, monkeypatch):
+    monkeypatch.setattr(relation, "DRAWS", 99)
+    draws, repeats = np.random.default_rng(1), 300
+    p = [relation.permutation(*models(draws, 8, 4, 0, 5), draws) for _ in range(repeats)]
+    # Of a share of 0.05: within four binomial standard errors, as methods are not independent.
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / 300) ** 0.5)
+    assert relation.permutation(*models(draws, 8, 4, 3, 5), draws) <= 0.05
+
+
+def test_relations_are_read_from_metrics_and_drawn(relation, tmp_path, capsys, monkeypatch):
+    draws, lines = np.random.default_rng(2), ["dataset,method,seed,metric,value,sampler"]
+    x, y = models(draws, 12, 5, slope=2, capacity=5)
+    for seed, method in np.ndindex(x.shape):
+        if (seed, method) != (3, 1):  # a model that was not measured
+            lines.append(f"digits,m{method},{seed},nll,{y[seed, method]},")
+        lines.append(f"digits,m{method},{seed},fd,{np.exp(-y[seed, method] / 9)},pc")
+        lines.append(f"digits,m{method},{seed},nasym,{np.exp(x[seed, method] / 9)},")
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    arguments = [str(tmp_path / "metrics.csv"), "--out", str(tmp_path / "x.svg")]
+    monkeypatch.setattr("sys.argv", ["x", *arguments])
+    monkeypatch.setattr(relation, "DRAWS", 200)
+    relation.main()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if "NAsym" in line]
+    assert [[cell.strip() for cell in row[:3]] for row in rows] == [
+        ["NAsym, NLL (bits/dim)", "11", "5"],
+        ["NAsym, FD, pc", "12", "5"],
+    ]
+    for row, sign in zip(rows, (1, -1), strict=True):
+        inside, low, high = (float(n) for n in re.findall(r"-?\d\.\d+", row[3]))
+        assert low <= inside <= high and sign * inside > 0.6
+        assert float(row[4]) < 0.05
+    assert (tmp_path / "x_digits.svg").stat().st_size > 5000

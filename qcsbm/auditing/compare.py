@@ -9,9 +9,11 @@ equal models are exactly 0.
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -83,8 +85,21 @@ class Comparison:
             notes.append("x: of values that vary by factors, B / A.")
         lines = aligned(rows)
         if len(lines[0]) > WIDTH:
-            lines = aligned([[*row[:2], *row[4:]] for row in rows])
+            rows = [[*row[:2], *row[4:]] for row in rows]
+            lines = aligned(rows)
+        if len(lines[0]) > WIDTH:
+            lines = _by_place(rows)
         return "\n".join([*lines, "", *notes])
+
+
+def _by_place(rows: list[list[str]]) -> list[str]:
+    """Lines of ``rows``, whose first column stands above those that share it."""
+    head, *below = aligned([row[1:] for row in rows])
+    lines = [head]
+    places = (row[0] for row in rows[1:])
+    for place, group in groupby(zip(places, below, strict=True), key=itemgetter(0)):
+        lines += ["", place, *(line for _, line in group)]
+    return lines
 
 
 def compare(a: Source, b: Source) -> Comparison:
@@ -289,12 +304,12 @@ Rows = dict[tuple[str, ...], dict[str, dict[str, str]]]
 
 
 def _of_results(a: Path, b: Path) -> Iterator[Difference]:
-    first, second = _rows(a), _rows(b)
+    first, second = read_metrics(a), read_metrics(b)
     common = [key for key in first if key in second]
     if not common:
         raise BadInput(f"{b}: found no metric of a dataset and method that {a} has, expected some")
     for key in common:
-        _require_same_protocol(a, b, key, first[key], second[key])
+        require_same_protocol(a, b, key, first[key], second[key], _of_the_model)
         dataset, method, metric, _, sampler = key
         seeds = sorted(first[key].keys() & second[key].keys())
         if not seeds:
@@ -307,7 +322,7 @@ def _of_results(a: Path, b: Path) -> Iterator[Difference]:
         yield _over_seeds(place, METRICS[metric], pairs)
 
 
-def _rows(path: Path) -> Rows:
+def read_metrics(path: Path) -> Rows:
     """By what is measured and by seed, the rows that have a better direction.
 
     Raises:
@@ -327,14 +342,22 @@ def _rows(path: Path) -> Rows:
     return rows
 
 
-def _require_same_protocol(
+def require_same_protocol(
     a: Path,
     b: Path,
     key: tuple[str, ...],
     first: dict[str, dict[str, str]],
     second: dict[str, dict[str, str]],
+    may_differ: Callable[[str], bool],
 ) -> None:
-    found, expected = (_protocols(rows) for rows in (second, first))
+    """Refuse the rows of ``key`` in ``b`` that were measured in another way than those in ``a``.
+
+    Columns of which ``may_differ`` says so do not count.
+
+    Raises:
+        BadInput: they were.
+    """
+    found, expected = (_protocols(rows, may_differ) for rows in (second, first))
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name, {""}) != expected.get(name, {""}):
             values = [", ".join(sorted(facts.get(name, {""}))) for facts in (found, expected)]
@@ -345,14 +368,25 @@ def _require_same_protocol(
             )
 
 
-def _protocols(rows: dict[str, dict[str, str]]) -> dict[str, set[str]]:
+def _protocols(
+    rows: dict[str, dict[str, str]], may_differ: Callable[[str], bool]
+) -> dict[str, set[str]]:
     """The values of every column that says how a metric was measured."""
     columns: dict[str, set[str]] = {}
     for row in rows.values():
         for name, value in row.items():
-            if name not in (*IDENTITY, *VALUES, *OWN) and not name.startswith("regulariser"):
-                columns.setdefault(name, set()).add(value or "")
+            if name not in (*IDENTITY, *VALUES) and not may_differ(name):
+                columns.setdefault(name, set()).add(_plain(value or ""))
     return columns
+
+
+def _plain(text: str) -> str:
+    """A number as it is written alone: in a column with gaps 64 is written 64.0."""
+    return text.removesuffix(".0")
+
+
+def _of_the_model(column: str) -> bool:
+    return column in OWN or column.startswith("regulariser")
 
 
 def _over_seeds(

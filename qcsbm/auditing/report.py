@@ -131,7 +131,7 @@ class Integrals(Part):
 
 
 class Circulation(Integrals):
-    """The integrals, and their root mean square relative to that of ∮ |s·dl|."""
+    """The integrals, and their root mean square relative to that of ``∮ |s·dl|``."""
 
     relative: Size
 

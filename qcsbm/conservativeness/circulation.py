@@ -63,7 +63,7 @@ _LAST = _COEFFICIENTS[-4:]
 class Circulation(NamedTuple):
     """Of m triangles: float64 tensors (m,) on the CPU.
 
-    ``values`` are ∮ s·dl, ``absolute`` ∮ |s·dl|, and ``error`` estimates how far the quadrature
+    ``values`` are ∮ s·dl, ``absolute`` ``∮ |s·dl|``, and ``error`` estimates how far the quadrature
     and rounding may have put a value off; a value below its error is not known to differ from 0.
     ``evaluations`` counts the points at which the field was evaluated, over all triangles.
     """

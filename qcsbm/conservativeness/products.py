@@ -51,6 +51,20 @@ def jacobian(s: Tensor, x: Tensor, create_graph: bool = False, copies: int = 1) 
     return torch.cat(rows)[:d].transpose(0, 1)
 
 
+def forward_difference(
+    function: Callable[[Tensor], Tensor], s: Tensor, x: Tensor, v: Tensor, step: float
+) -> Tensor:
+    """Jv of the field ``function`` at ``x``, from its values ``s`` there and at ``x`` + ``step`` v.
+
+    All are shaped like ``x``. It takes one pass where `central_difference` takes two, but its
+    truncation grows as ``step``. This part is even in ``v`` where products are odd: over probes v
+    and −v that are as likely, it has no effect on the mean of ‖Jv‖² or ‖(J − Jᵀ)v‖², whose bias
+    grows as ``step``² in either case.
+    """
+    with torch.no_grad():
+        return (function(x + step * v) - s) / step
+
+
 def central_difference(
     function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, step: float
 ) -> Tensor:

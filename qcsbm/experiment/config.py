@@ -167,6 +167,7 @@ def load(config: dict[str, Any], source: str) -> Experiment:
         methods=list(document.methods),
         cells=cells,
         tables=document.tables,
+        comparisons=document.comparisons,
         toy=document.toy,
         strict=document.strict,
     )

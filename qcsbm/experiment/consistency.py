@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qcsbm.experiment.experiment import Experiment
+from qcsbm.quality.metrics import COMPARED, OF_SAMPLES
 from qcsbm.runtime import own_code
 from qcsbm.schema.base import Precision
 from qcsbm.schema.document import Cell, OutsideCell, TrainedCell
+from qcsbm.schema.evaluation import Asymmetry
 from qcsbm.schema.networks import Own
 from qcsbm.schema.outside import EDM, Diffusers, RectifiedFlow
 from qcsbm.schema.samplers import TYPES
@@ -19,6 +21,7 @@ RULES = {
     *("all", "prepare", "fetch_cifar10", "fetch_cifar100", "fetch_svhn", "classifier", "train"),
     *("sample", "gather_samples", "reference_features", "sample_features", "quality"),
     *("likelihood", "gather_likelihood", "asymmetry", "gather_asymmetry"),
+    "circulation",
     *("gather_records", "table", "cost", "figure1", "figure4", "figures", "claims"),
     *("toy", "toy_run", "toy_table", "toy_figure"),
 }
@@ -52,6 +55,40 @@ def inconsistencies(experiment: Experiment) -> Iterator[str]:
                         f"tables.{name}.sampler: found {table.sampler!r}, expected a sampler that "
                         f"is configured for dataset {dataset} and method {method}"
                     )
+    yield from _comparison_inconsistencies(experiment)
+
+
+def _comparison_inconsistencies(experiment: Experiment) -> Iterator[str]:
+    """What nobody measures cannot be compared."""
+    for name, family in experiment.comparisons.items():
+        place = f"comparisons.{name}"
+        for pair in family.pairs:
+            if len(set(pair)) < 2 or not set(pair) <= set(experiment.methods):
+                yield (
+                    f"{place}.pairs: found {pair}, expected two of the methods "
+                    f"{', '.join(experiment.methods)}"
+                )
+        for metric in family.metrics:
+            if metric not in COMPARED:
+                yield f"{place}.metrics: found {metric!r}, expected some of {', '.join(COMPARED)}"
+        for sampler in family.samplers:
+            if sampler not in experiment.samplers:
+                yield (
+                    f"{place}.samplers: found {sampler!r}, expected some of the tables' samplers "
+                    f"{', '.join(experiment.samplers)}"
+                )
+        of_samples = [metric for metric in family.metrics if metric in OF_SAMPLES]
+        if bool(of_samples) != bool(family.samplers):
+            yield (
+                f"{place}.samplers: found {family.samplers} with the metrics "
+                f"{', '.join(family.metrics)}, expected some where there are metrics of samples, "
+                "and else none"
+            )
+        for key, items in (("metrics", family.metrics), ("samplers", family.samplers)):
+            if len(set(items)) < len(items):
+                yield f"{place}.{key}: found {items}, expected each once"
+        if len({tuple(pair) for pair in family.pairs}) < len(family.pairs):
+            yield f"{place}.pairs: found {family.pairs}, expected each once"
 
 
 def _taken_names(experiment: Experiment) -> Iterator[str]:
@@ -96,6 +133,13 @@ def _cell_inconsistencies(
             f"estimator {cell.asymmetry.estimator!r}, expected a number with estimator "
             "'antisymmetric' and none otherwise"
         )
+    yield from _difference_inconsistencies(
+        "asymmetry",
+        f"{where}, method {method}",
+        cell.asymmetry,
+        cell.asymmetry.precision,
+        "precision",
+    )
     for name, sampler in cell.samplers.items():
         if name in TAKEN:
             yield (
@@ -169,7 +213,11 @@ def _training_inconsistencies(
         )
     if cell.regulariser:
         yield from _difference_inconsistencies(
-            f"{place}.regulariser", where, cell.regulariser, cell.training.precision
+            f"{place}.regulariser",
+            where,
+            cell.regulariser,
+            cell.training.precision,
+            "training.precision",
         )
     for stage in ("quality", "likelihood", "asymmetry"):
         if getattr(cell, stage).weights is None:
@@ -194,8 +242,9 @@ def _training_inconsistencies(
 
 
 def _difference_inconsistencies(
-    place: str, where: str, settings: Regulariser, precision: Precision
+    place: str, where: str, settings: Regulariser | Asymmetry, precision: Precision, key: str
 ) -> Iterator[str]:
+    """Differences where there can be none; ``key`` says what the network's ``precision`` is."""
     differences = settings.derivatives == "finite_differences"
     if differences != (settings.difference_step is not None):
         yield (
@@ -203,17 +252,20 @@ def _difference_inconsistencies(
             f"{settings.derivatives!r}, expected a number with derivatives 'finite_differences' "
             "and none otherwise"
         )
-    if differences and settings.estimator == "trace":
+    if differences and settings.estimator != "antisymmetric":
+        reason = {
+            "trace": "the trace is a difference of large terms",
+            "exact": "exact Jacobians are made of backward passes alone",
+        }[settings.estimator]
         yield (
-            f"{place}.derivatives {where}: found 'finite_differences' with estimator 'trace', "
-            "expected 'autograd' or estimator 'antisymmetric', as the trace is a difference of "
-            "large terms"
+            f"{place}.derivatives {where}: found 'finite_differences' with estimator "
+            f"{settings.estimator!r}, expected 'autograd' or estimator 'antisymmetric', as {reason}"
         )
     if differences and precision != "float32":
         yield (
-            f"{place}.derivatives {where}: found 'finite_differences' with training.precision "
-            f"{precision!r}, expected 'autograd' or precision 'float32', as coarser rounding "
-            "drowns differences over a small step"
+            f"{place}.derivatives {where}: found 'finite_differences' with {key} {precision!r}, "
+            "expected 'autograd' or precision 'float32', as coarser rounding drowns differences "
+            "over a small step"
         )
 
 
@@ -263,6 +315,12 @@ def _sample_inconsistencies(
                 f"{stage}.samples {where}: found {found}, expected at most {most}, the number of "
                 "test images"
             )
+    most = data.images_in("test")
+    if cell.circulation and most and 3 * cell.circulation.triangles > most:
+        yield (
+            f"circulation.triangles {where}: found {cell.circulation.triangles}, expected at most "
+            f"{most // 3}, as each has three of the {most} test images"
+        )
     for images, n in [
         ("generated images", quality.samples),
         (f"images in the split {quality.reference}", data.images_in(quality.reference)),

@@ -4,13 +4,14 @@ A *cell* is one dataset with one method. `qcsbm.experiment.config` reads an expe
 file.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 from qcsbm.experiment import outside_models
 from qcsbm.runtime.errors import BadInput
-from qcsbm.schema.document import Cell, Dataset, OutsideCell, Table, Toy, TrainedCell
+from qcsbm.schema.document import Cell, Comparisons, Dataset, OutsideCell, Table, Toy, TrainedCell
 from qcsbm.schema.outside import model_name
 from qcsbm.schema.specifications import FromOutside, Trained
 
@@ -25,6 +26,7 @@ class Experiment:
     methods: list[str]
     cells: dict[tuple[str, str], Cell]
     tables: dict[str, Table]
+    comparisons: dict[str, Comparisons]
     toy: Toy | None
     strict: bool
 
@@ -44,13 +46,24 @@ class Experiment:
         Raises:
             BadInput: there is no such dataset or method.
         """
-        for what, name, known in [
-            ("dataset", dataset, list(self.datasets)),
-            ("method", method, self.methods),
-        ]:
-            if name not in known:
-                raise BadInput(f"{what}: found {name!r}, expected one of {', '.join(known)}")
+        _require_known("dataset", dataset, self.datasets)
+        _require_known("method", method, self.methods)
         return self.cells[dataset, method]
+
+    def only(self, dataset: str) -> "Experiment":
+        """The part of the experiment that is about ``dataset``, a name that a user gave.
+
+        Raises:
+            BadInput: there is no such dataset.
+        """
+        _require_known("dataset", dataset, self.datasets)
+        return replace(
+            self,
+            datasets={dataset: self.datasets[dataset]},
+            seeds={dataset: self.seeds[dataset]},
+            cells={cell: facts for cell, facts in self.cells.items() if cell[0] == dataset},
+            toy=None,
+        )
 
     @cached_property
     def trainings(self) -> dict[tuple[str, str], TrainedCell]:
@@ -171,3 +184,8 @@ class Experiment:
             ):
                 return other
         return None
+
+
+def _require_known(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise BadInput(f"{what}: found {name!r}, expected one of {', '.join(known)}")

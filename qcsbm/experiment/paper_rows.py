@@ -56,7 +56,12 @@ def row(dataset: str, kind: str, sampler: str | None) -> dict[str, Any]:
         facts["init_from"] = {"step": 300_000 if svhn else 600_000}
     if sampler is None:
         facts["likelihood"] = {"samples": None, "precision": "float32", "weights": "raw"}
-        facts["asymmetry"] = {"noise_levels": 100, "precision": "float32", "weights": "raw"}
+        facts["asymmetry"] = {
+            "derivatives": "autograd",
+            "noise_levels": 100,
+            "precision": "float32",
+            "weights": "raw",
+        }
     else:
         facts["quality"] = {
             "samples": 26_032 if svhn else 50_000,

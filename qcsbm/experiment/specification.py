@@ -6,7 +6,7 @@ which specifications these may have, see `qcsbm.experiment.agreement`.
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from qcsbm.data import raw
 from qcsbm.experiment import layout, outside_models, paper_rows
@@ -28,21 +28,22 @@ VERSIONS = {
     "quality": 7,
     "likelihood": 2,
     "asymmetry": 2,
+    "circulation": 1,
     "gather_records": 1,
-    "table": 5,
-    "cost": 2,
-    "figure1": 2,
-    "figure4": 1,
-    "figures": 1,
-    "claims": 3,
+    "table": 6,
+    "cost": 3,
+    "figure1": 3,
+    "figure4": 2,
+    "figures": 2,
+    "claims": 4,
     "toy": 1,
-    "toy_table": 2,
+    "toy_table": 3,
     "toy_figure": 1,
 }
 
 # Records in the folder of a run.
 TRAINED = ("step*.json",)
-LIKELIHOOD = ("likelihood.json", "asymmetry.json")
+LIKELIHOOD = ("likelihood.json", "asymmetry.json", "circulation.json")
 MEASURED = (*LIKELIHOOD, "*/sample.json", "*/quality.json")
 COSTLY = (*TRAINED, "likelihood.json", "*/sample.json")
 
@@ -191,6 +192,25 @@ def asymmetry(experiment: Experiment, dataset: str, method: str, seed: int) -> s
     )
 
 
+def circulation(
+    experiment: Experiment, dataset: str, method: str, seed: int
+) -> schema.CirculationSpec:
+    cell = experiment.cells[dataset, method]
+    if cell.circulation is None:
+        raise ValueError(f"dataset {dataset}, method {method}: found no circulation to measure")
+    return schema.CirculationSpec(
+        version=VERSIONS["circulation"],
+        **_measured(experiment, dataset, method, seed),
+        protocol=schema.CirculationProtocol(
+            **cell.circulation.model_dump(),
+            noise_levels=cell.asymmetry.noise_levels,
+            precision=cell.asymmetry.precision,
+            weights=cell.asymmetry.weights,
+            dequantised=_dequantised(cell),
+        ),
+    )
+
+
 def gather_records(experiment: Experiment) -> schema.Together:
     return schema.Together(
         version=VERSIONS["gather_records"],
@@ -268,32 +288,76 @@ def figures(experiment: Experiment, dataset: str) -> schema.FiguresSpec:
 
 
 def claims(experiment: Experiment) -> schema.ClaimsSpec:
-    datasets, alone = [], []
+    datasets: list[schema.ComparedDataset] = []
+    alone: list[str] = []
     for name, dataset in experiment.datasets.items():
-        comparisons = []
-        for method in experiment.methods:
-            cell = experiment.trainings.get((name, method))
-            if cell is None:
-                continue
-            if cell.parameterisation == "score" and cell.regulariser is None:
-                continue
-            control = experiment.control(name, method)
-            if control is None:
-                alone.append(f"{cell.label} on {dataset.label}")
-                continue
-            compared = schema.Compared(
-                kind="regularised" if cell.regulariser else "conservative",
-                method=method,
-                control=control,
-                subject=f"{cell.label} against {experiment.cells[name, control].label}",
+        if experiment.comparisons:
+            families = [
+                schema.Family(
+                    name=family,
+                    comparisons=[_compared(experiment, name, *pair) for pair in declared.pairs],
+                    metrics=declared.metrics,
+                    samplers=declared.samplers,
+                )
+                for family, declared in experiment.comparisons.items()
+            ]
+            methods = sorted({m for f in families for c in f.comparisons for m in _pair(c)})
+            compared = schema.ComparedDataset(
+                dataset=name,
+                label=dataset.label,
+                comparisons=[],
+                families=families,
+                chains={method: experiment.chain(name, method) for method in methods},
             )
-            comparisons.append(compared)
-        datasets.append(
-            schema.ComparedDataset(dataset=name, label=dataset.label, comparisons=comparisons)
-        )
+        else:
+            controls = {
+                method: experiment.control(name, method)
+                for method in experiment.methods
+                if _kind(experiment, name, method) != "other"
+            }
+            alone += [
+                f"{experiment.cells[name, method].label} on {dataset.label}"
+                for method, control in controls.items()
+                if control is None
+            ]
+            compared = schema.ComparedDataset(
+                dataset=name,
+                label=dataset.label,
+                comparisons=[
+                    _compared(experiment, name, method, control)
+                    for method, control in controls.items()
+                    if control
+                ],
+            )
+        datasets.append(compared)
     return schema.ClaimsSpec(
         version=VERSIONS["claims"], datasets=datasets, samplers=experiment.samplers, alone=alone
     )
+
+
+def _compared(experiment: Experiment, dataset: str, method: str, control: str) -> schema.Compared:
+    plain = _kind(experiment, dataset, control) == "other"
+    labels = [experiment.cells[dataset, name].label for name in (method, control)]
+    return schema.Compared(
+        kind=_kind(experiment, dataset, method) if plain else "other",
+        method=method,
+        control=control,
+        subject=" against ".join(labels),
+    )
+
+
+def _kind(
+    experiment: Experiment, dataset: str, method: str
+) -> Literal["regularised", "conservative", "other"]:
+    """What the paper has claims about, if it has."""
+    cell = experiment.trainings.get((dataset, method))
+    if cell and cell.regulariser:
+        return "regularised"
+    return "conservative" if cell and cell.parameterisation == "energy" else "other"
+
+
+def _pair(compared: schema.Compared) -> tuple[str, str]:
+    return compared.method, compared.control
 
 
 def toy(experiment: Experiment, dataset: str, method: str, seed: int) -> schema.ToySpec:
@@ -340,6 +404,8 @@ def of_run(experiment: Experiment, dataset: str, method: str, seed: int) -> dict
     }
     found["likelihood.json"] = likelihood(experiment, *run)
     found["asymmetry.json"] = asymmetry(experiment, *run)
+    if cell.circulation:
+        found["circulation.json"] = circulation(experiment, *run)
     for sampler in experiment.samplers:
         if sampler in cell.samplers:
             found[f"{sampler}/sample.json"] = sample(experiment, *run, sampler)

@@ -134,8 +134,8 @@ def trajectories(x: Tensor, field: str, epsilon: float, h: float) -> Tensor:
     """Noise-free Langevin steps from ``x`` (..., 2); the points before each of them (300, ..., 2).
 
     Step i moves by h exp(−i / 1000) s(x). A step h multiplies the distance to the mode by
-    |1 − h/σ² + hc| under the radial field and by |1 − h/σ² + ihc| under the rotational one. The
-    rotation is tangential and costs nothing as h → 0; it lengthens the way only through the
+    ``|1 − h/σ² + hc|`` under the radial field and by ``|1 − h/σ² + ihc|`` under the rotational one.
+    The rotation is tangential and costs nothing as h → 0; it lengthens the way only through the
     explicit step, which moves away from the mode where h > 2σ² / (1 + σ⁴c²). The paper's h = 1.25σ²
     does so where c > 0.77/σ².
     """

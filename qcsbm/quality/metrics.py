@@ -54,6 +54,7 @@ _TABLE = (
     Metric("nll_nfe", "", "lower", "model", unit="evaluations"),
     Metric("asym", "Asym", "lower", "model", ratio=True),
     Metric("nasym", "NAsym", "lower", "model", ratio=True),
+    Metric("circulation", "Circulation (nats)", "lower", "model", unit="nats", ratio=True),
     Metric("nfe", "NFE", "lower", "samples", unit="evaluations"),
     Metric("fid", "FID", "lower", "inception", ratio=True, bias=_LARGE, unbiased="fid_infinity"),
     Metric("fd", "FD", "lower", "features", "fid", ratio=True, bias=_LARGE, unbiased="fd_infinity"),
@@ -74,6 +75,10 @@ METRICS = {metric.name: metric for metric in _TABLE}
 OF_MODELS = [m.name for m in _TABLE if m.heading and m.needs == "model"]
 OF_SAMPLES = [
     m.name for m in _TABLE if m.heading and m.needs in ("samples", "features", "inception")
+]
+# What models are compared by; of metrics of features, the name without the Inception network.
+COMPARED = [
+    m.name for m in _TABLE if m.heading and m.better and m.needs in ("model", "samples", "features")
 ]
 
 

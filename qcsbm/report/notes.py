@@ -14,7 +14,11 @@ from qcsbm.schema.samplers import TYPES
 # What a reader needs to know of a protocol, in this order; of a sampler it is all of its settings.
 PROTOCOL = {
     "likelihood": ["weights", "divergence", "rtol", "atol", "precision"],
-    "asymmetry": ["weights", "estimator", "probes", "noise_levels", "precision"],
+    "asymmetry": [
+        *("weights", "estimator", "probes", "derivatives", "difference_step"),
+        *("noise_levels", "precision"),
+    ],
+    "circulation": ["weights", "triangles", "noise_levels", "precision"],
     "sample": ["weights", "sampler"],
     "quality": ["extractor", "extractor_accuracy", "reference", "statistics", "neighbours"],
 }

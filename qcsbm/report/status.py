@@ -48,6 +48,7 @@ TAIL_BYTES = 1 << 16
 LOGS = {
     "likelihood": ("likelihood.*", "gather_likelihood"),
     "asymmetry": ("asymmetry.*", "gather_asymmetry"),
+    "circulation": ("circulation",),
     "sample": ("sample.*", "gather_samples"),
     "quality": ("features.*", "quality"),
 }
@@ -241,7 +242,9 @@ def _counts_table(found: dict[Job, Status]) -> str:
 def _table(rows: list[list[str]], headers: list[str], align: list[str]) -> str:
     if not rows:
         return ""
-    return tabulate(rows, headers, "plain", colalign=align, disable_numparse=True)
+    # A head that tabulate knows as such makes every column two characters wider, which is too much
+    # for a line of 80 where names of methods are long.
+    return tabulate([headers, *rows], tablefmt="plain", colalign=align, disable_numparse=True)
 
 
 def _paths(*patterns: str) -> list[Path]:

@@ -23,8 +23,10 @@ STAND_INS = {
         "é": "e",
         "Å": "A",
         "²": "^2",
+        "√": "sqrt ",
     },
-    **{"ε": "epsilon", "κ": "kappa", "λ": "lambda", "σ": "sigma", "Σ": "Sigma", "∇": "grad"},
+    **{"α": "alpha", "ε": "epsilon", "κ": "kappa", "λ": "lambda", "σ": "sigma"},
+    **{"Σ": "Sigma", "∇": "grad"},
 }
 
 

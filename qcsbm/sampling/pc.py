@@ -1,6 +1,6 @@
 r"""Predictor–corrector: reverse diffusion, with Langevin steps in between.
 
-The chain x_k = a_k x_{k-1} + √v_k z from the data to the prior is `qcsbm.score.sde.SDE.discretise`.
+The chain x_k = a_k x_{k-1} + √v_k z from the data to the prior is `SDE.discretise`.
 With s the score, z standard normal, r the signal-to-noise ratio and ‖·‖ a mean over the batch:
 
 .. math::

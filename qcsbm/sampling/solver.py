@@ -6,7 +6,7 @@ r"""Adaptive integration of a batch of ODEs in which every sample has its own st
 
 by the Dormand–Prince pair of orders 5 and 4, whose last slope k_7 is the first one of the next
 step. A step of a sample is accepted where r, the root mean square over its components of
-error / (atol + rtol · max(|y|, |y_next|)), is below 1, with error = h Σ_j e_j k_j. Accepted or
+``error / (atol + rtol · max(|y|, |y_next|))``, is below 1, with error = h Σ_j e_j k_j. Accepted or
 not, the next step size is 0.9 r^(-1/5) times this one, at least 0.2 and at most 10 times.
 
 A sample leaves the batch when it arrives. So no sample sees another one's error or pays for its
@@ -67,11 +67,12 @@ def integrate(
     constants: Sequence[Tensor] = (),
     max_steps: int = 10_000,
 ) -> Solution:
-    """The solution at ``t_end`` of dy/dt = f(t, y, *constants) from ``y`` (B, D) at ``t_start``.
+    """The solution at ``t_end`` of ``dy/dt = f(t, y, *constants)`` from ``y`` at ``t_start``.
 
-    ``f`` maps t (b,) and y (b, D), both of ``y``'s dtype, to (b, D), sample by sample. It is called
-    with the b ≤ B samples that are under way, and with their rows of the ``constants`` (B, ...).
-    Time itself is kept in float64 and may run backwards. No graph is recorded.
+    ``y`` is (B, D). ``f`` maps t (b,) and y (b, D), both of ``y``'s dtype, to (b, D), sample by
+    sample. It is called with the b ≤ B samples that are under way, and with their rows of the
+    ``constants`` (B, ...). Time itself is kept in float64 and may run backwards. No graph is
+    recorded.
 
     Raises:
         Diverged: a sample needs more than ``max_steps`` steps or meets a non-finite value.

@@ -60,8 +60,15 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]
 Weights = Literal["ema", "raw"]
 # What the network computes its products and convolutions in.
 Precision = Literal["float32", "tf32", "bfloat16"]
+# How products with the Jacobian are made that a backward pass does not give.
+Derivatives = Literal["autograd", "finite_differences"]
 # A single folder, so that no name leads out of the one where datasets are.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def default_step(given: dict[str, Any]) -> float | None:
+    """The step where the file has none: truncation grows with it, rounding at its inverse."""
+    return 3e-3 if given.get("derivatives") == "finite_differences" else None
 
 
 class Closed(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from qcsbm.schema.base import Closed, Count, Label, Name, Whole
-from qcsbm.schema.evaluation import Asymmetry, Likelihood, Quality
+from qcsbm.schema.evaluation import Asymmetry, Circulation, Likelihood, Quality
 from qcsbm.schema.networks import Network
 from qcsbm.schema.outside import Outside
 from qcsbm.schema.samplers import Sampler
@@ -15,7 +15,10 @@ from qcsbm.schema.training import InitFrom, Regulariser, Training
 
 
 class Measurements(Closed):
-    """What every cell, one dataset × method, has: an SDE, and how its model is measured."""
+    """What every cell, one dataset × method, has: an SDE, and how its model is measured.
+
+    Circulation is measured where the file says how.
+    """
 
     label: Label
     """What tables and pictures call it."""
@@ -29,6 +32,8 @@ class Measurements(Closed):
     """How bits/dim are measured."""
     asymmetry: Asymmetry
     """How Asym and NAsym are measured."""
+    circulation: Circulation | None = None
+    """How circulation is measured; not at all if null."""
 
 
 class TrainedCell(Measurements):
@@ -96,6 +101,25 @@ class Table(Closed):
     """The sampler whose samples it compares; a table of NLL and asymmetry if null."""
 
 
+class Comparisons(Closed):
+    """A family of comparisons: every pair, on every metric.
+
+    Each of the ``pairs`` is a method and its control. ``metrics`` have their names in
+    `qcsbm.quality.metrics`, whatever network extracts features; those of samples are compared with
+    every one of ``samplers``. On each dataset the family has an error of its own, and Holm's
+    correction for as many comparisons as are declared here, measured or not.
+    """
+
+    pairs: Annotated[
+        list[Annotated[list[str], Field(min_length=2, max_length=2)]], Field(min_length=1)
+    ]
+    """A method and its control each."""
+    metrics: Annotated[list[str], Field(min_length=1)]
+    """Names of metrics, as in `qcsbm.quality.metrics`."""
+    samplers: list[str] = []
+    """The samplers whose samples are compared."""
+
+
 class Toy(Closed):
     """The two-dimensional examples, C, U and QC on each data set."""
 
@@ -126,5 +150,7 @@ class Document(Closed):
     """By name, keys of a cell: the rows of tables."""
     tables: dict[str, Table]
     """By name, the tables that are made."""
+    comparisons: dict[Label, Comparisons] = {}
+    """By label, families of comparisons; each model with the one trained alike if empty."""
     toy: Toy | None = None
     """The two-dimensional examples; none if null."""

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qcsbm.schema.base import Closed, Count, Positive, Precision, Several, Weights, Whole
+from qcsbm.schema.base import (
+    Closed,
+    Count,
+    Derivatives,
+    Positive,
+    Precision,
+    Several,
+    Weights,
+    Whole,
+    default_step,
+)
 
 
 class Quality(Closed):
@@ -46,6 +56,16 @@ class Likelihood(Closed):
     """EMA or raw weights; null for a model from outside, which has one set."""
 
 
+class Circulation(Closed):
+    """The circulation of the score around ``triangles`` of three test images each.
+
+    Noise levels, precision and weights are those of `Asymmetry`.
+    """
+
+    triangles: Several
+    """Triangles, each with three test images as its corners."""
+
+
 class Asymmetry(Closed):
     """Asym and NAsym of noisy test images, see `qcsbm.conservativeness.asymmetry`.
 
@@ -56,6 +76,10 @@ class Asymmetry(Closed):
     """Exact, or estimated: `antisymmetric` from several probes, `trace` (Eq. 9) from one."""
     probes: Annotated[Whole, Field(ge=2)] | None = None
     """Probes for each image of the estimator `antisymmetric`."""
+    derivatives: Derivatives = "autograd"
+    """`finite_differences` needs no second derivatives; for `antisymmetric` alone."""
+    difference_step: Positive | None = Field(default_factory=default_step)
+    """Its step, relative to the noise's standard deviation; 0.003 if null."""
     noise_levels: Count
     """Equidistant times at which it is measured."""
     samples: Several

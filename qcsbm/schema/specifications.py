@@ -10,7 +10,7 @@ import json
 from typing import Any, Literal
 
 from qcsbm.schema import evaluation
-from qcsbm.schema.base import Closed, Count, Label, Weights, Whole
+from qcsbm.schema.base import Closed, Count, Label, Precision, Weights, Whole
 from qcsbm.schema.document import ClassifierTraining
 from qcsbm.schema.networks import Network
 from qcsbm.schema.outside import Outside
@@ -187,6 +187,22 @@ class AsymmetrySpec(Measured):
         return {**self.trained.columns(), **self.protocol.model_dump()}
 
 
+class CirculationProtocol(evaluation.Circulation):
+    """``dequantised``: around images as the model was trained on."""
+
+    noise_levels: Count
+    precision: Precision
+    weights: Weights | None
+    dequantised: bool
+
+
+class CirculationSpec(Measured):
+    protocol: CirculationProtocol
+
+    def columns(self) -> dict[str, Any]:
+        return {**self.trained.columns(), **self.protocol.model_dump()}
+
+
 class FeaturesProtocol(Closed):
     extractor: str
 
@@ -279,22 +295,41 @@ class FiguresSpec(Together):
 
 
 class Compared(Closed):
-    """A model and its control; ``kind`` says which claims it is subject to."""
+    """A model and its control; ``kind`` says which claims it is subject to.
 
-    kind: Literal["regularised", "conservative"]
+    The paper has none where the control is no unregularised score model, or both are.
+    """
+
+    kind: Literal["regularised", "conservative", "other"]
     method: str
     control: str
     subject: str
 
 
+class Family(Closed):
+    """`qcsbm.schema.document.Comparisons` on a dataset."""
+
+    name: Label
+    comparisons: list[Compared]
+    metrics: list[str]
+    samplers: list[str]
+
+
 class ComparedDataset(Closed):
+    """``chains``, by method, are those of `qcsbm.experiment.experiment.Experiment`."""
+
     dataset: str
     label: Label
     comparisons: list[Compared]
+    families: list[Family] = []
+    chains: dict[str, list[tuple[str, Whole, Count]]] = {}
 
 
 class ClaimsSpec(Specification):
-    """What is compared; ``alone`` names conservative and regularised models without a control."""
+    """What is compared: pairs one by one, or families where the experiment file declares them.
+
+    ``alone`` names conservative and regularised models without a control.
+    """
 
     datasets: list[ComparedDataset]
     samplers: list[str]

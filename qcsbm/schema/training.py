@@ -4,7 +4,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from qcsbm.schema.base import Closed, Count, Fraction, NonNegative, Positive, Precision
+from qcsbm.schema.base import (
+    Closed,
+    Count,
+    Derivatives,
+    Fraction,
+    NonNegative,
+    Positive,
+    Precision,
+    default_step,
+)
 
 
 class Training(Closed):
@@ -54,13 +63,9 @@ class Regulariser(Closed):
     """L_QC is evaluated in one of so many steps, and its gradient counts until the next one."""
     time_sampling: Literal["uniform", "importance"] = "uniform"
     """`importance` draws more small t, where the gradient varies most, and weights them."""
-    derivatives: Literal["autograd", "finite_differences"] = "autograd"
+    derivatives: Derivatives = "autograd"
     """`finite_differences` needs no second derivatives; for `antisymmetric` alone."""
-    difference_step: Positive | None = Field(
-        default_factory=lambda given: (
-            3e-3 if given.get("derivatives") == "finite_differences" else None
-        )
-    )
+    difference_step: Positive | None = Field(default_factory=default_step)
     """Its step, relative to the noise's standard deviation; 0.003 if null."""
 
 

@@ -1,5 +1,5 @@
 """One module per stage of the workflow: files in, files and one JSON record out.
 
-Each has ``add_arguments(parser)`` and ``run(arguments)``; `qcsbm.cli` calls them. ``arguments`` and
-``cells`` hold what several share.
+Each has ``add_arguments(parser)`` and ``run(arguments)``; ``qcsbm.cli`` calls them. ``arguments``
+and ``cells`` hold what several share.
 """

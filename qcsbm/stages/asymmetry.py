@@ -70,7 +70,8 @@ def _at_level(
     """Asym and NAsym of every image at time ``t``; (2, n), float64."""
     z = torch.randn(x_0.shape, generator=generator(seed, "perturb", level))
     probes = generator(seed, "asymmetry", level)
-    measure, place, results = _estimator(protocol, probes), claim_device(), []
+    std = float(model.sde.std(torch.tensor(t, dtype=torch.float64)))
+    measure, place, results = _estimator(protocol, probes, std), claim_device(), []
     for x, noise in zip(x_0.split(protocol.batch_size), z.split(protocol.batch_size), strict=True):
         times = torch.full((len(x),), t)
         mean, sigma = model.sde.marginal_prob(x, times)
@@ -79,12 +80,13 @@ def _at_level(
     return torch.cat(results, 1).double().numpy()
 
 
-def _estimator(protocol: AsymmetryProtocol, probes: torch.Generator) -> Estimator:
-    """What measures Asym and NAsym of a score at x (B, ...) and t (B,)."""
+def _estimator(protocol: AsymmetryProtocol, probes: torch.Generator, std: float) -> Estimator:
+    """What measures Asym and NAsym of a score at x (B, ...) and t (B,), with ``std`` of noise."""
     if protocol.estimator == "exact":
         return exact_asymmetry
     if protocol.estimator == "trace":
         return partial(one_probe_asymmetry, generator=probes)
     if protocol.probes is None:
         raise ValueError("asymmetry.probes: found none, expected a number of them")
-    return partial(estimate_asymmetry, probes=protocol.probes, generator=probes)
+    step = None if protocol.difference_step is None else protocol.difference_step * std
+    return partial(estimate_asymmetry, probes=protocol.probes, generator=probes, step=step)

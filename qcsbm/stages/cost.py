@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from qcsbm.report import costs, pages
 from qcsbm.report.tables import failures
@@ -17,11 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    by_path, _ = read_records(arguments)
-    records = list(by_path.values())
+    records, _ = read_records(arguments)
+    for suffix, text in texts(arguments.spec, list(records.values())).items():
+        write_text(f"{arguments.table}{suffix}", text)
+
+
+def texts(spec: CostSpec, records: list[dict[str, Any]]) -> dict[str, str]:
+    """The table of costs, by the suffix of its file."""
     measured = [record for record in records if failure.KEY not in record]
     frame = costs.costs(measured)
     devices = {record["provenance"]["device"] for record in measured}
-    sections = costs.sections(frame, arguments.spec, devices, failures(records))
-    write_text(f"{arguments.table}.csv", frame.to_csv(index=False))
-    pages.write(arguments.table, "Costs", sections)
+    sections = costs.sections(frame, spec, devices, failures(records))
+    return {
+        ".csv": frame.to_csv(index=False),
+        ".html": pages.html("Costs", sections),
+        ".md": pages.markdown("Costs", sections),
+    }

@@ -119,7 +119,7 @@ COLUMNS = (
 )
 
 
-def results(folder, rows, **columns):
+def results(folder, rows, method="u", **columns):
     folder.mkdir()
     with open(folder / "metrics.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -127,7 +127,7 @@ def results(folder, rows, **columns):
         for metric, seed, value, stderr in rows:
             stage = "likelihood" if metric == "nll" else "quality"
             sampler = "" if metric == "nll" else "pc"
-            row = ["digits", "u", seed, metric, value, stderr, 64, "1", stage, sampler]
+            row = ["digits", method, seed, metric, value, stderr, 64, "1", stage, sampler]
             writer.writerow([*row, *columns.values()])
     return folder
 
@@ -149,6 +149,17 @@ def test_positive_metrics_are_compared_by_ratio(tmp_path):
     (row,) = qcsbm.compare(a, b).differences
     assert row.ratio and row.change.value == pytest.approx(math.sqrt(1.1 * 1.12))
     assert "x 1.11" in str(qcsbm.compare(a, b))
+
+
+def test_long_names_of_methods_stand_above_their_metrics(tmp_path):
+    values = [("nll", 0, 2.0, 0.03), ("fd_infinity", 0, 1234.5, 67.8), ("recall", 0, 0.5, 0.01)]
+    method = "antisymmetric_0001_of_16"
+    a, b = (results(tmp_path / name, values, method=method) for name in "ab")
+    lines = str(qcsbm.compare(a, b)).splitlines()
+    assert max(map(len, lines)) <= 80
+    below = lines[lines.index(f"digits, {method}, pc") + 1 :]
+    assert lines[lines.index(f"digits, {method}") + 1].split()[0] == "nll"
+    assert {line.split()[0] for line in below[:2]} == {"fd_infinity", "recall"}
 
 
 def test_one_seed_is_judged_by_the_errors_within_its_runs(tmp_path):

@@ -77,7 +77,10 @@ def hessian(atoms):
     """−J of Lennard-Jones forces, (3N, 3N), by autograd of the energy."""
 
     def energy(flat):
-        r = torch.pdist(flat.view(-1, 3))
+        # torch.pdist has no second derivative in PyTorch 2.6.
+        x = flat.view(-1, 3)
+        i, j = torch.triu_indices(len(x), len(x), 1)
+        r = (x[i] - x[j]).norm(dim=1)
         return 4 * (r**-12 - r**-6).sum()
 
     return torch.autograd.functional.hessian(energy, torch.from_numpy(atoms.positions).flatten())

@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import score_model
 from torch import nn
+from torch.autograd.function import once_differentiable
 
+from qcsbm.conservativeness import asymmetry
 from qcsbm.conservativeness.asymmetry import (
     ESTIMATORS,
     antisymmetric_estimate,
@@ -151,24 +153,6 @@ def test_gradient_of_the_antisymmetric_estimate_holds_its_residual_constant():
     torch.testing.assert_close(gradient(loss, field), gradient(bilinear, field))
 
 
-def test_antisymmetric_estimate_varies_by_no_more_than_two_over_the_rank_of_the_rotation():
-    every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=D)), dtype=torch.float64)
-    g = generator(0, "spread")
-    for scale in (0.0, 1.0, 100.0):
-        m = torch.randn(D, D, dtype=torch.float64, generator=g)
-        j = m + scale * (m + m.mT) + torch.diag(torch.arange(D).double()) * scale
-        values = antisymmetric_estimate(every @ j, every @ j.T)
-        square = (j - j.T).T @ (j - j.T)
-        rank = square.trace() ** 2 / square.square().sum()
-        spread = values.var(correction=0) / values.mean() ** 2
-        off_diagonal = square.square().sum() - square.diagonal().square().sum()
-        torch.testing.assert_close(spread, 2 * off_diagonal / square.trace() ** 2)
-        assert spread <= 2 / rank <= 1
-    # The last field is nearly symmetric: there the other estimate is mostly noise.
-    others = trace_estimate(every @ j, every @ j.T)
-    assert others.var(correction=0) / others.mean() ** 2 > 100
-
-
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_estimator_on_a_network_is_unbiased(estimator):
     model = network("score", False)
@@ -211,6 +195,7 @@ def test_a_constant_field_has_no_asymmetry(dtype):
     found = [
         exact_asymmetry(constant, x, t),
         estimate_asymmetry(constant, x, t, 3, generator(0)),
+        estimate_asymmetry(constant, x, t, 3, generator(0), 1e-2),
         one_probe_asymmetry(constant, x, t, generator(0)),
     ]
     assert all((torch.stack(values) == 0).all() for values in found)
@@ -246,6 +231,7 @@ def test_what_measures_a_score_leaves_its_argument_as_it_is():
     model(x, t)
     exact_asymmetry(model, x, t)
     estimate_asymmetry(model, x, t, 2, generator(0))
+    estimate_asymmetry(model, x, t, 2, generator(0), 1e-3)
     one_probe_asymmetry(model, x, t, generator(0))
     assert not x.requires_grad
     # Products are no part of a graph that nobody asked for.
@@ -270,16 +256,87 @@ def test_trace_estimate_is_the_antisymmetric_one_minus_a_term_of_mean_zero():
     torch.testing.assert_close(difference[0], v[0] @ s @ a @ v[0])
 
 
-def test_estimated_asymmetry_agrees_with_the_exact_one():
+@pytest.mark.parametrize("step", [None, 1e-3])
+def test_estimated_asymmetry_agrees_with_the_exact_one(step):
     field = Field()
     n = 4000
     g = generator(0, "estimate")
     x = torch.randn(1, D, dtype=torch.float64, generator=g).expand(n, -1)
     t = torch.ones(n, dtype=torch.float64)
     exact = [value.item() for value in exact_asymmetry(field, x[:1], t[:1])]
-    for value, truth in zip(estimate_asymmetry(field, x, t, 8, g), exact, strict=True):
+    for value, truth in zip(estimate_asymmetry(field, x, t, 8, g, step), exact, strict=True):
         # Four standard errors, and for the ratio what is left of its bias, O(1/probes²).
         assert abs(value.mean() - truth) < 4 * value.std() / math.sqrt(n) + 0.02 * truth
+
+
+def test_differences_bias_asym_by_the_square_of_the_step_and_a_probe_by_the_step(monkeypatch):
+    field = Field()
+    every = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=D)), dtype=torch.float64)
+    monkeypatch.setattr(asymmetry, "rademacher", lambda shape, generator: every)
+    x = points(1)[0].detach().expand(len(every), -1)
+    t = torch.ones(len(every), dtype=torch.float64)
+    exact = exact_asymmetry(field, x[:1], t[:1])[0]
+    expected = torch.stack(estimate_asymmetry(field, x, t, 1, generator(0)))
+    biases, errors = [], []
+    for step in (1e-2, 1e-3, 1e-4, 1e-13):
+        found = torch.stack(estimate_asymmetry(field, x, t, 1, generator(0), step))
+        biases.append(abs(found[0].mean() - exact).item())
+        errors.append(((found - expected) / expected).square().mean(1).sqrt())
+    assert biases[0] < 1e-3 * exact and errors[0].max() < 0.1
+    assert biases[0] / biases[1] == pytest.approx(100, rel=0.05)
+    for large, small in itertools.pairwise(errors[:3]):
+        torch.testing.assert_close(large / small, torch.full_like(large, 10), rtol=0.05, atol=0)
+    # Rounding grows at the step's inverse.
+    assert biases[3] > biases[1] and (errors[3] > 10 * errors[2]).all()
+
+
+def test_differences_of_a_network_in_float32_err_by_less_than_a_percent():
+    model = network("score", False)
+    draws = generator(0, "float32")
+    for level in (0.0, 0.5, 0.9):
+        t = torch.full((32,), level, dtype=torch.float64)
+        std = model.sde.std(t[:1]).item()
+        x = torch.rand(32, 1, 4, 4, generator=draws) + std * torch.randn(
+            32, 1, 4, 4, generator=draws
+        )
+        exact = estimate_asymmetry(model.double(), x.double(), t, 4, generator(1))
+        found = estimate_asymmetry(model.float(), x, t.float(), 4, generator(1), 3e-3 * std)
+        for value, truth in zip(found, exact, strict=True):
+            assert 0 < abs(value.mean() / truth.mean() - 1) < 0.01
+
+
+def test_differences_of_a_gradient_leave_the_square_of_the_step():
+    model, t = network("energy", True), torch.full((3,), 0.5, dtype=torch.float64)
+    x = torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=generator(0, "energy"))
+    found = [estimate_asymmetry(model, x, t, 2, generator(0), step)[0] for step in (1e-4, 1e-5)]
+    torch.testing.assert_close(found[0] / found[1], torch.full_like(t, 100), rtol=0.05, atol=0)
+
+
+def test_all_differences_take_one_pass_each_and_no_second_derivative():
+    passes = []
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx, gradient):
+            return gradient * ctx.saved_tensors[0].cos()
+
+    def score(x, t):
+        passes.append((torch.is_grad_enabled(), torch.backends.cuda.flash_sdp_enabled()))
+        return Once.apply(x)
+
+    x, t = points()
+    # The derivative is diagonal: a gradient, up to a truncation of step sin(x) / 2.
+    asym, nasym = estimate_asymmetry(score, x, t, 3, generator(0), 1e-5)
+    assert passes == [(True, False)] + 3 * [(False, False)]
+    assert 0 < asym.max() < 1e-8 and 0 < nasym.max() < 1e-8
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):
+        estimate_asymmetry(score, x, t, 3, generator(0))
 
 
 def test_one_probe_gives_the_antisymmetric_estimate_and_its_plain_ratio():

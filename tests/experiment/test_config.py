@@ -5,6 +5,7 @@ import datetime
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_imported_checkpoint_takes_the_place_of_a_training(quick):
     experiment = imported(quick, steps=50)
     assert experiment.cells["digits", "u"].stops == [50]
     assert experiment.imported("digits", "u", 50) == "u/checkpoint.safetensors"
-    assert experiment.predecessor("digits", "qc", 1000) == ("u", 50)
+    assert experiment.predecessor("digits", "qc", 600) == ("u", 50)
     assert experiment.imported("digits", "qc", 50) is None
 
 
@@ -114,6 +115,10 @@ QUICK = yaml.safe_load((ROOT / "config/quick.yaml").read_text())
 DIGITS = QUICK["datasets"]["digits"]
 ASYMMETRY = DIGITS["asymmetry"]
 METHODS = QUICK["methods"]
+DIFFERENT = {
+    **{**ASYMMETRY, "estimator": "antisymmetric", "probes": 2},
+    "derivatives": "finite_differences",
+}
 DIFFERENCES = {"weight": 0.01, "estimator": "antisymmetric", "derivatives": "finite_differences"}
 BAD = {
     "unknown key": ("methods.u.learning_rate", 1, "methods.u.learning_rate: found an unknown key"),
@@ -176,14 +181,14 @@ BAD = {
     ),
     "origin after the end": (
         "methods.qc.steps",
-        800,
-        "methods.qc.init_from.step (dataset digits): found 800, expected less than this method's",
+        400,
+        "methods.qc.init_from.step (dataset digits): found 400, expected less than this method's",
     ),
     "origin that starts from an unknown one": (
         "methods",
         {
             **METHODS,
-            "c": {**METHODS["c"], "init_from": {"method": "u", "step": 800}},
+            "c": {**METHODS["c"], "init_from": {"method": "u", "step": 400}},
             "u": {**METHODS["u"], "init_from": {"method": "ghost", "step": 10}},
         },
         "methods.c.parameterisation (dataset digits): found another value than that of method u",
@@ -192,12 +197,12 @@ BAD = {
         "methods.qc.init_from.checkpoint",
         "x.safetensors",
         "methods.qc.init_from (dataset digits): found {'method': 'u', 'checkpoint': 'x.safetensors'"
-        ", 'step': 800}, expected step with either method or checkpoint",
+        ", 'step': 400}, expected step with either method or checkpoint",
     ),
     "origin of no kind": (
         "methods.qc.init_from",
-        {"step": 800},
-        "methods.qc.init_from (dataset digits): found {'step': 800}, expected step with either",
+        {"step": 400},
+        "methods.qc.init_from (dataset digits): found {'step': 400}, expected step with either",
     ),
     "imported checkpoint without step": (
         "methods.u.init_from",
@@ -216,8 +221,8 @@ BAD = {
     ),
     "imported checkpoint after the first stop": (
         "methods.u.init_from",
-        {"checkpoint": "x.safetensors", "step": 800},
-        "methods.u.init_from.step (dataset digits): found 800, expected less than this method's",
+        {"checkpoint": "x.safetensors", "step": 400},
+        "methods.u.init_from.step (dataset digits): found 400, expected less than this method's",
     ),
     "cycle": (
         "methods.u.init_from",
@@ -240,9 +245,9 @@ BAD = {
         "methods.qc.regulariser.batch_size (dataset digits): found 1000, expected at most",
     ),
     "step of differences without them": (
-        "methods.qcplus.regulariser.difference_step",
+        "methods.qc.regulariser.difference_step",
         0.003,
-        "methods.qcplus.regulariser.difference_step (dataset digits): found 0.003 with derivatives "
+        "methods.qc.regulariser.difference_step (dataset digits): found 0.003 with derivatives "
         "'autograd', expected a number with derivatives 'finite_differences' and none otherwise",
     ),
     "differences without a step": (
@@ -280,10 +285,45 @@ BAD = {
         "methods.qcplus.regulariser.derivatives (dataset digits): found 'finite_differences' with "
         "training.precision 'tf32', expected 'autograd' or precision 'float32', as coarser",
     ),
+    "step of differences in Asym without them": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "derivatives": "autograd", "difference_step": 0.003},
+        "asymmetry.difference_step (dataset digits), method c: found 0.003 with derivatives "
+        "'autograd', expected a number with derivatives 'finite_differences' and none otherwise",
+    ),
+    "differences in Asym without a step": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "difference_step": None},
+        "asymmetry.difference_step (dataset digits), method c: found None with derivatives",
+    ),
+    "differences in an exact Asym": (
+        "datasets.digits.asymmetry.derivatives",
+        "finite_differences",
+        "asymmetry.derivatives (dataset digits), method c: found 'finite_differences' with "
+        "estimator 'exact', expected 'autograd' or estimator 'antisymmetric', as exact Jacobians",
+    ),
+    "differences in Asym by the trace": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "estimator": "trace", "probes": None},
+        "asymmetry.derivatives (dataset digits), method c: found 'finite_differences' with "
+        "estimator 'trace', expected 'autograd' or estimator 'antisymmetric', as the trace is a",
+    ),
+    "differences in Asym in bfloat16": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "precision": "bfloat16"},
+        "asymmetry.derivatives (dataset digits), method c: found 'finite_differences' with "
+        "precision 'bfloat16', expected 'autograd' or precision 'float32', as coarser rounding",
+    ),
+    "differences in Asym in tf32": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "precision": "tf32"},
+        "asymmetry.derivatives (dataset digits), method c: found 'finite_differences' with "
+        "precision 'tf32', expected 'autograd' or precision 'float32', as coarser rounding",
+    ),
     "more processes than samples": (
         "defaults.training.processes",
-        33,
-        "training.processes (dataset digits), method c: found 33, expected at most 32",
+        65,
+        "training.processes (dataset digits), method c: found 65, expected at most 64",
     ),
     "more processes than regularised samples": (
         "methods.qc",
@@ -301,8 +341,8 @@ BAD = {
     ),
     "checkpoints out of order": (
         "methods.u.checkpoints",
-        [800, 100],
-        "methods.u.checkpoints (dataset digits): found [800, 100], expected increasing steps",
+        [400, 100],
+        "methods.u.checkpoints (dataset digits): found [400, 100], expected increasing steps",
     ),
     "noise scales that are equal": (
         "datasets.digits.sde.sigma_min",
@@ -577,11 +617,16 @@ def test_bad_configuration_is_one_sentence(quick, path, value, sentence):
 
 
 GOOD = {
-    "as many processes as samples": ("defaults.training.processes", 32),
-    "a batch in one part": ("defaults.training.micro_batch", 32),
-    "a batch that is regularised as a whole": ("methods.qc.regulariser.batch_size", 32),
+    "as many processes as samples": ("defaults.training.processes", 64),
+    "a batch in one part": ("defaults.training.micro_batch", 64),
+    "a batch that is regularised as a whole": ("methods.qc.regulariser.batch_size", 64),
     "differences": ("methods.qc.regulariser", DIFFERENCES),
     "differences over a step": ("methods.qc.regulariser", {**DIFFERENCES, "difference_step": 0.01}),
+    "differences in Asym": ("datasets.digits.asymmetry", DIFFERENT),
+    "differences in Asym over a step": (
+        "datasets.digits.asymmetry",
+        {**DIFFERENT, "difference_step": 0.01},
+    ),
     "as many test images as there are": ("datasets.digits.likelihood", {"samples": 360}),
     "all test images": ("defaults.likelihood.samples", None),
     "one neighbour fewer than samples": ("datasets.digits.quality.neighbours", 511),
@@ -703,8 +748,8 @@ def test_sources_know_how_many_images_they_have():
 
 
 def test_numbers_without_a_point_are_numbers(quick):
-    assert quick["defaults"]["training"]["lr"] == "1e-3", "YAML 1.1 reads a string"
-    assert load(quick, "x").cells["digits", "u"].training.lr == 1e-3
+    assert quick["defaults"]["training"]["lr"] == "3e-3", "YAML 1.1 reads a string"
+    assert load(quick, "x").cells["digits", "u"].training.lr == 3e-3
 
 
 def test_numbers_from_the_command_line_are_numbers(quick):
@@ -720,24 +765,33 @@ def test_checking_a_configuration_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_environment_file_and_lock_pin_the_same_versions():
-    pin = re.compile(r"^([\w.-]+)==([\w.+]+)", re.MULTILINE)
-    locks = [(ROOT / name).read_text() for name in ("requirements.lock", "torch.lock")]
-    lock = dict(pin.findall("".join(locks)))
-    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    conda = dict(d.split("=") for d in dependencies if isinstance(d, str) and d != "pip")
-    pip = dict(d.split("==") for d in dependencies[-1]["pip"])
-    conda.pop("python")
+def pinned(file):
+    """Versions by package in an environment file of conda, by the names that PyPI has."""
+    *conda, pip = yaml.safe_load((ROOT / file).read_text())["dependencies"]
+    pins = dict(d.split("=") for d in conda if d != "pip" and not d.startswith("python="))
     aliases = {
         "pytorch": "torch",
         "snakemake-minimal": "snakemake",
         "matplotlib-base": "matplotlib",
     }
-    pinned = {aliases.get(name, name): version for name, version in {**conda, **pip}.items()}
-    assert pinned == {name: lock[name] for name in pinned}
-    project = (ROOT / "pyproject.toml").read_text().split("[tool.", 1)[0]
-    direct = re.findall(r'"([\w-]+)[=<>]=', project.split("dependencies = [", 1)[1])
-    assert set(direct) == set(pinned)
+    pins = {aliases.get(name, name): version for name, version in pins.items()}
+    return pins | dict(d.split("==") for d in pip["pip"])
+
+
+def test_environment_files_pin_what_the_package_asks_for_as_the_lock_does():
+    pin = re.compile(r"^([\w.-]+)==([\w.+]+)", re.MULTILINE)
+    locks = [(ROOT / name).read_text() for name in ("requirements.lock", "torch.lock")]
+    lock = dict(pin.findall("".join(locks)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {"core": project["dependencies"], **project["optional-dependencies"]}
+    names = {
+        extra: {re.match(r"[\w-]+", requirement)[0] for requirement in requirements} - {"qcsbm"}
+        for extra, requirements in asked.items()
+    }
+    development = names.pop("dev") | names.pop("docs", set())
+    runtime = set.union(*names.values())
+    assert pinned("environment.yml") == {name: lock[name] for name in runtime}
+    assert pinned("environment-dev.yml") == {name: lock[name] for name in development - runtime}
 
 
 def test_chain_has_every_training_behind_a_checkpoint(quick):
@@ -771,7 +825,7 @@ def test_control_differs_by_parameterisation_or_regulariser_alone(quick):
     assert load(quick, "x").control("digits", "qc") is None, "another U from scratch"
     quick["methods"]["u_b8"]["init_from"] = quick["methods"]["qc"]["init_from"]
     assert load(quick, "x").control("digits", "qc") == "u_b8"
-    quick["methods"]["c"] |= {"steps": 1200, "residual": True}
+    quick["methods"]["c"] |= {"steps": 600, "residual": True}
     assert load(quick, "x").control("digits", "c") is None
 
 
@@ -781,94 +835,94 @@ FILE, OTHER = "file.safetensors", "other.safetensors"
 
 
 def method(init=None, step=None, **keys):
-    """A score model of 1 200 steps, from a method or a file at ``step`` if one is named."""
+    """A score model of 600 steps, from a method or a file at ``step`` if one is named."""
     key = "checkpoint" if init in (FILE, OTHER) else "method"
     start = {"init_from": {key: init, "step": step}} if init else {}
     return {"label": "", "parameterisation": "score", **start, **keys}
 
 
-U = method(checkpoints=[400, 800])
+U = method(checkpoints=[200, 400])
 ENERGY = {"parameterisation": "energy"}
 # Beside each set of methods, the control of the one that is called m.
 ORIGINS = {
-    "of the control": ({"u": U, "m": method("u", 800, regulariser=L_QC)}, "u"),
-    "an earlier one of the control": ({"u": U, "m": method("u", 400, regulariser=L_QC)}, "u"),
+    "of the control": ({"u": U, "m": method("u", 400, regulariser=L_QC)}, "u"),
+    "an earlier one of the control": ({"u": U, "m": method("u", 200, regulariser=L_QC)}, "u"),
     "none of both": ({"u": U, "m": method(**ENERGY)}, "u"),
     "none of a regularised one": ({"u": U, "m": method(regulariser=L_QC)}, "u"),
-    "a file, against none": ({"u": U, "m": method(FILE, 800, regulariser=L_QC)}, None),
-    "none, against a file": ({"u": method(FILE, 800), "m": method(regulariser=L_QC)}, None),
-    "none, against a file, of an energy": ({"u": method(FILE, 800), "m": method(**ENERGY)}, None),
-    "the same file": ({"u": method(FILE, 800), "m": method(FILE, 800, regulariser=L_QC)}, "u"),
+    "a file, against none": ({"u": U, "m": method(FILE, 400, regulariser=L_QC)}, None),
+    "none, against a file": ({"u": method(FILE, 400), "m": method(regulariser=L_QC)}, None),
+    "none, against a file, of an energy": ({"u": method(FILE, 400), "m": method(**ENERGY)}, None),
+    "the same file": ({"u": method(FILE, 400), "m": method(FILE, 400, regulariser=L_QC)}, "u"),
     "the file, earlier": (
-        {"u": method(FILE, 400), "m": method(FILE, 800, regulariser=L_QC)},
+        {"u": method(FILE, 200), "m": method(FILE, 400, regulariser=L_QC)},
         None,
     ),
-    "another file": ({"u": method(OTHER, 800), "m": method(FILE, 800, regulariser=L_QC)}, None),
+    "another file": ({"u": method(OTHER, 400), "m": method(FILE, 400, regulariser=L_QC)}, None),
     "a file by way of a method": (
         {
-            "file": method(FILE, 800, steps=800),
-            "u": method("file", 800),
-            "m": method(FILE, 800, regulariser=L_QC),
+            "file": method(FILE, 400, steps=400),
+            "u": method("file", 400),
+            "m": method(FILE, 400, regulariser=L_QC),
         },
         "u",
     ),
     "a file, and nothing trained": (
-        {"u": method(FILE, 1200), "m": method(FILE, 1200, regulariser=L_QC)},
+        {"u": method(FILE, 600), "m": method(FILE, 600, regulariser=L_QC)},
         None,
     ),
     "two of the same kind": (
-        {"u": U, "v": method(checkpoints=[800]), "m": method("v", 800, regulariser=L_QC)},
+        {"u": U, "v": method(checkpoints=[400]), "m": method("v", 400, regulariser=L_QC)},
         "v",
     ),
     "two hops, the same": (
         {
             "u": U,
-            "v": method("u", 400, checkpoints=[800], training=SMALL),
-            "m": method("v", 800, regulariser=L_QC, training=SMALL),
+            "v": method("u", 200, checkpoints=[400], training=SMALL),
+            "m": method("v", 400, regulariser=L_QC, training=SMALL),
         },
         "v",
     ),
     "two hops, branching at the second": (
         {
             "u": U,
-            "v": method("u", 400, checkpoints=[800], training=SMALL),
-            "w": method("v", 800),
-            "m": method("v", 800, regulariser=L_QC),
+            "v": method("u", 200, checkpoints=[400], training=SMALL),
+            "w": method("v", 400),
+            "m": method("v", 400, regulariser=L_QC),
         },
         "w",
     ),
     "two hops, against one": (
         {
             "u": U,
-            "v": method("u", 400, checkpoints=[800], training=SMALL),
-            "w": method("u", 400, training=SMALL),
-            "m": method("v", 800, regulariser=L_QC),
+            "v": method("u", 200, checkpoints=[400], training=SMALL),
+            "w": method("u", 200, training=SMALL),
+            "m": method("v", 400, regulariser=L_QC),
         },
         None,
     ),
     "one hop, against two that are not alike": (
         {
             "u": U,
-            "v": method("u", 400, checkpoints=[800]),
-            "w": method("v", 800, training=SMALL),
-            "m": method("u", 400, regulariser=L_QC, training=SMALL),
+            "v": method("u", 200, checkpoints=[400]),
+            "w": method("v", 400, training=SMALL),
+            "m": method("u", 200, regulariser=L_QC, training=SMALL),
         },
         None,
     ),
     "one hop, against two with L_QC in between": (
         {
-            "u": method(checkpoints=[400], training=SMALL),
-            "v": method("u", 400, checkpoints=[800], regulariser=L_QC),
-            "w": method("v", 800),
-            "m": method("u", 400, regulariser=L_QC),
+            "u": method(checkpoints=[200], training=SMALL),
+            "v": method("u", 200, checkpoints=[400], regulariser=L_QC),
+            "w": method("v", 400),
+            "m": method("u", 200, regulariser=L_QC),
         },
         None,
     ),
     "two hops to a file": (
         {
-            "v": method(FILE, 400, checkpoints=[800]),
-            "w": method(FILE, 400, training=SMALL),
-            "m": method("v", 800, regulariser=L_QC),
+            "v": method(FILE, 200, checkpoints=[400]),
+            "w": method(FILE, 200, training=SMALL),
+            "m": method("v", 400, regulariser=L_QC),
         },
         "v",
     ),
@@ -895,3 +949,19 @@ def test_pairs_of_the_paper_tier_are_those_that_its_comments_name():
             "qc": "u",
             "qcplus": "u",
         }
+
+
+@pytest.mark.parametrize(
+    "dataset, source",
+    [("digits", "quick"), ("patches", "quick"), ("fashion_mnist", "standard_short")],
+)
+def test_the_study_has_the_values_of_the_tiers_that_it_repeats(dataset, source):
+    study, tier = (read(ROOT / f"config/{name}.yaml") for name in ("study", source))
+    assert study.datasets[dataset].data == tier.datasets[dataset].data
+    assert study.datasets[dataset].classifier == tier.datasets[dataset].classifier
+    for method in ("c", "u", "qc", "qcplus"):
+        ours, theirs = (experiment.cells[dataset, method] for experiment in (study, tier))
+        for name in ours.samplers.keys() & theirs.samplers.keys():
+            assert ours.samplers[name] == theirs.samplers[name], (method, name)
+        own = {"samplers", "circulation"}
+        assert ours.model_dump(exclude=own) == theirs.model_dump(exclude=own), method

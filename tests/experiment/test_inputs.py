@@ -47,6 +47,7 @@ methods:
     init_from: {method: u, step: 40}
     regulariser: {weight: 1e-2, estimator: trace}
     quality: {reference: test}
+    circulation: {triangles: 3}
   given:
     label: Given
     parameterisation: score
@@ -59,6 +60,7 @@ tables:
   table2: {methods: [u, qc]}
   table3: {methods: [qc, given], sampler: pc}
   table4: {methods: [tuned], sampler: heun35}
+comparisons: {all: {pairs: [[qc, u]], metrics: [nll]}}
 toy: {points: 2000, steps: 40, batch_size: 64, seeds: [2, 5]}
 """
 EXPERIMENT = config.load(yaml.safe_load(DOCUMENT), "tiny.yaml")
@@ -237,6 +239,14 @@ def test_samples_come_from_the_last_checkpoint_and_meet_their_reference(jobs, ru
     )
 
 
+@pytest.mark.parametrize("run", [run for run in RUNS if run[1] == "qc"])
+def test_circulation_is_that_of_the_last_checkpoint(jobs, run):
+    job = jobs[f"{run_folder(*run)}/circulation.json"]
+    assert_uses(job, as_json("circulation", *run), checkpoint=checkpoint(*run))
+    assert_depends_on_data(job, run[0], "test")
+    assert job.options["levels"] == [f"{run_folder(*run)}/circulation.csv"]
+
+
 def test_the_classifier_learns_from_the_prepared_data(jobs):
     job = jobs[f"{ROOT}/data/digits/classifier.safetensors"]
     assert job.spec == as_json("classifier", "digits")
@@ -257,7 +267,8 @@ def records_of(methods, *names):
 
 def test_tables_are_made_of_the_records_of_their_rows(jobs):
     for table, expected in {
-        "table2": records_of(("u", "qc"), "likelihood", "asymmetry"),
+        "table2": records_of(("u", "qc"), "likelihood", "asymmetry")
+        | records_of(("qc",), "circulation"),
         "table3": records_of(("qc", "given"), "pc/sample", "pc/quality"),
         "table4": records_of(("tuned",), "heun35/sample", "heun35/quality"),
     }.items():
@@ -269,8 +280,10 @@ def test_tables_are_made_of_the_records_of_their_rows(jobs):
 def test_metrics_and_costs_are_made_of_all_records(jobs):
     methods = ("u", "qc", "given", "tuned")
     sampled = [f"{sampler}/{stage}" for sampler in SAMPLERS for stage in ("sample", "quality")]
+    assert not any("circulation" in file for file in jobs if "/qc/" not in file)
     metrics = jobs[f"{ROOT}/metrics.csv"]
     expected = records_of(methods, "likelihood", "asymmetry", *sampled)
+    expected |= records_of(("qc",), "circulation")
     assert set(metrics.options["records"]) == expected <= set(metrics.inputs)
 
     cost = jobs[f"{ROOT}/tables/cost.csv"]
@@ -295,6 +308,11 @@ def test_pictures_are_of_the_first_seed_of_their_dataset(jobs):
 def test_claims_are_judged_by_the_metrics(jobs):
     job = jobs[f"{ROOT}/claims.json"]
     assert_uses(job, as_json("claims"), metrics=f"{ROOT}/metrics.csv")
+    # What was compared stands beside the time of its training.
+    trained = {
+        f"{run_folder(*run)}/step{step}.json" for run in RUNS for step in TRAINED.get(run[1], ())
+    }
+    assert set(job.options["training"]) == trained <= set(job.inputs)
 
 
 def test_two_dimensional_examples_have_their_seeds(jobs):

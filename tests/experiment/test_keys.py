@@ -57,12 +57,13 @@ methods:
     quality: {samples: 4, extractor: classifier}
     likelihood: {samples: 3, rtol: 0.5, atol: 0.3, batch_size: 2}
     asymmetry: {estimator: antisymmetric, probes: 2, noise_levels: 2, samples: 3, batch_size: 2}
+    circulation: {triangles: 2}
 tables: {table2: {methods: [u]}, table3: {methods: [u], sampler: pc}}
 toy: {points: 50, steps: 2, batch_size: 8, seeds: [7]}
 """)
 RUN = ("digits", "u", 7)
 SAMPLERS = tuple(samplers.TYPES)
-MODEL = ("train", *SAMPLERS, "likelihood", "asymmetry")
+MODEL = ("train", *SAMPLERS, "likelihood", "asymmetry", "circulation")
 CELL = "methods.u"
 MODELS = {
     f"{CELL}.network": networks.NCSNpp,
@@ -73,6 +74,7 @@ MODELS = {
     f"{CELL}.quality": evaluation.Quality,
     f"{CELL}.likelihood": evaluation.Likelihood,
     f"{CELL}.asymmetry": evaluation.Asymmetry,
+    f"{CELL}.circulation": evaluation.Circulation,
     "datasets.digits.classifier": document.ClassifierTraining,
     "toy": document.Toy,
 }
@@ -117,7 +119,7 @@ OTHERS = {
         "grad_clip": (0.1, ("train",)),
         "ema": (0.1, ("train",)),
         "flip": (True, ("train",)),
-        "dequantise": (True, ("train", *SAMPLERS, "asymmetry")),
+        "dequantise": (True, ("train", *SAMPLERS, "asymmetry", "circulation")),
     },
     f"{CELL}.regulariser": {
         "weight": (2.0, ("train",)),
@@ -175,12 +177,15 @@ OTHERS = {
     f"{CELL}.asymmetry": {
         "estimator": ("trace", ("asymmetry",)),
         "probes": (3, ("asymmetry",)),
-        "noise_levels": (3, ("asymmetry",)),
+        "derivatives": ("finite_differences", ("asymmetry",)),
+        "difference_step": (0.5, ("asymmetry",)),
+        "noise_levels": (3, ("asymmetry", "circulation")),
         "samples": (2, ("asymmetry",)),
-        "precision": ("bfloat16", ("asymmetry",)),
+        "precision": ("bfloat16", ("asymmetry", "circulation")),
         "batch_size": (3, ("asymmetry",)),
-        "weights": ("raw", ("asymmetry",)),
+        "weights": ("raw", ("asymmetry", "circulation")),
     },
+    f"{CELL}.circulation": {"triangles": (3, ("circulation",))},
     "datasets.digits.classifier": {"epochs": (9, ("classifier",))},
     "toy": {
         "points": (60, ("toy",)),
@@ -203,6 +208,9 @@ GIVEN = {
     (f"{CELL}.asymmetry", "estimator"): {
         f"{CELL}.asymmetry.estimator": "exact",
         f"{CELL}.asymmetry.probes": None,
+    },
+    (f"{CELL}.asymmetry", "difference_step"): {
+        f"{CELL}.asymmetry.derivatives": "finite_differences",
     },
 }
 VP = {f"{CELL}.sde": {"type": "vp", "beta_min": 0.5, "beta_max": 3.0}}
@@ -256,6 +264,7 @@ SPECIFICATIONS = {
     **{kind: lambda e, kind=kind: specification.sample(e, *RUN, kind) for kind in SAMPLERS},
     "likelihood": lambda e: specification.likelihood(e, *RUN),
     "asymmetry": lambda e: specification.asymmetry(e, *RUN),
+    "circulation": lambda e: specification.circulation(e, *RUN),
     "features": lambda e: specification.features(e, cell(e).quality.extractor),
     "quality": lambda e: specification.quality(e, *RUN, "pc"),
     "classifier": lambda e: specification.classifier(e, "digits"),
@@ -308,7 +317,7 @@ class Stages:
         images = bunch.images.astype(np.uint8)[:, None]
         train, test = (
             splits.Split(images[part], bunch.target[part].astype(np.int64))
-            for part in (slice(40), slice(40, 44))
+            for part in (slice(40), slice(40, 49))
         )
         splits.write(folder / "data", splits.Splits(train, test, 17))
         torch.manual_seed(1)
@@ -349,11 +358,15 @@ class Stages:
         else:
             self.write_checkpoint(here / "checkpoint", cell(experiment))
             files = [*data, "--checkpoint", here / "checkpoint", "--shard", "1-of-1", "--out", out]
+            if stage == "circulation":
+                files = [*files[:4], "--levels", here / "levels"]
         spec = SPECIFICATIONS[stage](experiment).text()
         assert in_process(module, "--spec", spec, *files, *record) == 0
         if stage == "quality":
             metrics = json.loads((here / "record").read_text())["metrics"]
             return [np.array([metric["value"] for metric in metrics])]
+        if stage == "circulation":
+            return [np.loadtxt(here / "levels", delimiter=",", skiprows=1)]
         if stage in ("train", "classifier"):
             return [tensor.numpy() for tensor in plain.tensors(out).values()]
         with np.load(out) as arrays:

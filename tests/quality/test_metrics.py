@@ -16,6 +16,7 @@ def test_columns_of_both_tables_have_their_headings_units_and_directions():
         "nll": ("NLL (bits/dim) ↓", "bits/dim"),
         "asym": ("Asym ↓", "1"),
         "nasym": ("NAsym ↓", "1"),
+        "circulation": ("Circulation (nats) ↓", "nats"),
     }
     of_samples = {
         "nfe": ("NFE ↓", "evaluations"),

@@ -1,19 +1,24 @@
 """Claims on constructed numbers whose verdicts are known."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from qcsbm.experiment import specification
-from qcsbm.experiment.config import read
+from qcsbm.experiment.config import load, read
 from qcsbm.quality.metrics import OF_SAMPLES
 from qcsbm.report import claims
 from qcsbm.report.claims import FAILS, HOLDS, UNDECIDED, judge
-from qcsbm.schema.specifications import ClaimsSpec, Compared, ComparedDataset
+from qcsbm.report.intervals import t_test
+from qcsbm.schema.base import ConfigError
+from qcsbm.schema.specifications import ClaimsSpec, Compared, ComparedDataset, Family
+from qcsbm.stages.claims import training_seconds
 
 ROOT = Path(__file__).parents[2]
 COMPARISONS = [
@@ -270,6 +275,161 @@ def test_every_regularised_or_conservative_model_is_compared_with_one_trained_al
     assert spec.alone == [] and spec.samplers == ["ode", "pc"]
 
 
+# In the second family C is compared with QC, of which the paper says nothing.
+BETWEEN = Compared(kind="other", method="c", control="qc", subject="C against QC")
+FAMILIES = [
+    Family(name="first", comparisons=COMPARISONS, metrics=["nll", "fd"], samplers=["pc"]),
+    Family(name="second", comparisons=[BETWEEN], metrics=["nll", "recall"], samplers=["pc"]),
+]
+FAMILY_SPEC = SPEC.model_copy(
+    update={
+        "datasets": [DIGITS.model_copy(update={"comparisons": [], "families": FAMILIES})],
+    }
+)
+
+
+def test_in_a_family_verdicts_are_by_holms_p_and_by_nothing_else(metrics):
+    judgements = claims.about_models(metrics, FAMILY_SPEC)
+    alone = {(j.subject, j.measure): j for j in claims.about_models(metrics, SPEC)}
+    first = [j for j in judgements if j.family == "first"]
+    assert [(j.subject, j.measure) for j in first] == [
+        (subject, measure)
+        for measure in ("NLL (bits/dim)", "FD, PC")
+        for subject in ("C against U", "QC against U")
+    ]
+    # p is 0.0027, 0.00075, 0.65 and 0.014.
+    p = [j.p for j in first]
+    assert [j.adjusted_p for j in first] == pytest.approx([3 * p[0], 4 * p[1], p[2], 2 * p[3]])
+    for judgement in first:
+        same = alone[judgement.subject, judgement.measure]
+        for key in ("claim", "effect", "low", "high", "n", "p", "verdict"):
+            assert getattr(judgement, key) == getattr(same, key)
+        assert judgement.detectable > same.detectable
+    second = [j for j in judgements if j.family == "second"]
+    assert [(j.claim, j.verdict, j.n) for j in second] == [
+        (claims.BETTER, FAILS, 3),  # C has the larger NLL
+        (claims.BETTER, UNDECIDED, 3),
+    ]
+
+
+def test_what_is_decided_alone_may_be_undecided_in_a_family(metrics):
+    family = FAMILIES[0].model_copy(update={"metrics": ["fd", *["cs", "precision", "recall"] * 3]})
+    dataset = DIGITS.model_copy(update={"comparisons": [], "families": [family]})
+    spec = SPEC.model_copy(update={"datasets": [dataset]})
+    found = judgement_of(claims.about_models(metrics, spec), "QC against U", "FD, PC")
+    # Of 20 tests the six on CS and precision have smaller p, and those without effect larger ones.
+    assert found.p == pytest.approx(0.0137, rel=0.01) and found.low < found.high < 1
+    assert found.adjusted_p == pytest.approx(14 * found.p)
+    assert (found.verdict, found.why) == (UNDECIDED, "after Holm's correction")
+    _, *sections = claims.sections([found], spec)
+    row = dict(zip(sections[0].columns, sections[0].rows[0], strict=True))
+    assert row["Verdict"] == "undecided (after Holm's correction)"
+    assert row["p"] == "0.014" and row["p (Holm)"] == "0.19"
+    assert row["Detectable"] == f"× {found.detectable:.2f}" and found.detectable > 1.05
+
+
+def judgement_of(judgements, subject, measure):
+    return next(j for j in judgements if (j.subject, j.measure) == (subject, measure))
+
+
+def test_comparisons_that_were_not_measured_count_in_holms_correction(metrics):
+    rest = metrics[metrics["metric"] != "fd"]
+    judgements = claims.about_models(rest, FAMILY_SPEC)
+    nll = judgement_of(judgements, "QC against U", "NLL (bits/dim)")
+    assert nll.adjusted_p == pytest.approx(4 * nll.p)
+    missing = judgement_of(judgements, "QC against U", "FID or FD, PC")
+    assert (missing.adjusted_p, missing.verdict) == (None, UNDECIDED)
+
+
+def test_the_error_of_a_family_is_what_it_says_where_only_one_of_ten_effects_is_there():
+    rng = np.random.default_rng(0)
+    repeats, m, n = 1000, 10, 5
+    # Methods of one seed have their control in common.
+    values = rng.normal(size=(repeats, m, n)) + rng.normal(size=(repeats, 1, n))
+    values[:, 0] += 20.0
+    wrong, found = 0, 0
+    for study in values:
+        judged = claims.corrected([judge("", "", "", "", row, +1, m=m) for row in study], "family")
+        wrong += any(j.verdict != UNDECIDED for j in judged[1:])
+        found += judged[0].verdict == HOLDS
+    # Four standard errors of a share of 0.05.
+    assert wrong / repeats < 0.05 + 4 * (0.05 * 0.95 / repeats) ** 0.5
+    assert found > 0.99 * repeats
+    alone = np.mean([min(map(t_test, study[1:])) < 0.05 for study in values])
+    assert alone > 0.15
+
+
+def test_time_of_training_stands_beside_comparisons(metrics, tmp_path):
+    paths = []
+    for seed, faster in ((0, 1.0), (1, 3.0)):
+        for method, stop, cpu_s in (("u", 80, 8.0), ("u", 120, 4.0), ("qc", 120, 12.0)):
+            record = {
+                **{"stage": "train", "dataset": "digits", "method": method, "seed": seed},
+                **{"specification": {}, "metrics": [], "protocol": {"stop": stop}},
+                "cost": {"cpu_s": cpu_s / faster, "started_at_step": 0 if stop == 80 else 80},
+            }
+            paths.append(tmp_path / f"{method}{stop}.{seed}.json")
+            paths[-1].write_text(json.dumps(record))
+    failed = {"stage": "failure", "specification": {}, "metrics": [], "protocol": {}}
+    paths.append(tmp_path / "failed.json")
+    paths[-1].write_text(json.dumps(failed))
+    chains = {"u": [("u", 0, 80), ("u", 80, 120)], "qc": [("u", 0, 80), ("qc", 80, 120)], "c": []}
+    dataset = FAMILY_SPEC.datasets[0].model_copy(update={"chains": chains})
+    spec = FAMILY_SPEC.model_copy(update={"datasets": [dataset]})
+    seconds = training_seconds(spec, paths)
+    judgements = claims.about_models(metrics, spec, seconds)
+    # 20 and 12 seconds of one seed, and a third of the other.
+    nll = judgement_of(judgements, "QC against U", "NLL (bits/dim)")
+    assert nll.seconds == pytest.approx((20 * 2 / 3, 12 * 2 / 3))
+    assert judgement_of(judgements, "C against U", "NLL (bits/dim)").seconds is None
+    rows = [row for section in claims.sections(judgements, spec)[1:] for row in section.rows]
+    assert [row[-2] for row in rows if row[0] == "QC against U"] == ["13 / 8"] * 2
+
+
+def test_families_are_those_that_the_experiment_file_declares():
+    document = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    pairs = [["qcplus", "qc"], ["qc", "u"], ["c", "u"]]
+    document["comparisons"] = {
+        "likelihood": {"pairs": pairs, "metrics": ["nll"]},
+        "samples": {"pairs": pairs[:1], "metrics": ["fd", "nfe"], "samplers": ["ode"]},
+    }
+    experiment = load(document, "x.yaml")
+    spec = specification.claims(experiment)
+    for dataset in spec.datasets:
+        assert dataset.comparisons == [] and spec.alone == []
+        likelihood, samples = dataset.families
+        kinds = [(c.method, c.control, c.kind) for c in likelihood.comparisons]
+        assert kinds == [
+            ("qcplus", "qc", "other"),
+            ("qc", "u", "regularised"),
+            ("c", "u", "conservative"),
+        ]
+        assert (samples.metrics, samples.samplers) == (["fd", "nfe"], ["ode"])
+        assert dataset.chains.keys() == {"qcplus", "qc", "u", "c"}
+        assert dataset.chains["u"] == experiment.chain(dataset.dataset, "u")
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"pairs": [["qc", "v"]]}, "found ['qc', 'v'], expected two of the methods c, u,"),
+        ({"pairs": [["u", "u"]]}, "found ['u', 'u'], expected two of the methods c, u,"),
+        ({"pairs": [["c", "u"], ["c", "u"]]}, "pairs: found [['c', 'u'], ['c', 'u']], expected"),
+        ({"metrics": ["fid"]}, "metrics: found 'fid', expected some of nll, asym, nasym"),
+        ({"metrics": ["fd", "fd"]}, "metrics: found ['fd', 'fd'], expected each once"),
+        ({"samplers": ["heun"]}, "samplers: found 'heun', expected some of the tables' samplers"),
+        ({"samplers": []}, "samplers: found [] with the metrics fd, expected some where"),
+        ({"metrics": ["nll"]}, "samplers: found ['pc'] with the metrics nll, expected some where"),
+    ],
+)
+def test_comparisons_that_nobody_can_make_are_refused(change, sentence):
+    document = yaml.safe_load((ROOT / "config/quick.yaml").read_text())
+    family = {"pairs": [["c", "u"]], "metrics": ["fd"], "samplers": ["pc"]}
+    document["comparisons"] = {"all": family | change}
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load(document, "x.yaml")
+
+
 def test_page_and_document_say_the_same(metrics):
     spec = SPEC.model_copy(update={"alone": ["C on Patches"]})
     judgements = claims.about_models(metrics, spec)
@@ -281,6 +441,15 @@ def test_page_and_document_say_the_same(metrics):
     by_heading = {section.heading: section.rows for section in tables_of_claims}
     assert len(by_heading) == 4
     asym, _ = by_heading[f"Digits: {claims.LOWERS}"]
-    assert asym == ["QC against U", "Asym", "× 0.700", "× 0.676 to × 0.725", "3", HOLDS]
+    assert asym == [
+        "QC against U",
+        "Asym",
+        "× 0.700",
+        "× 0.676 to × 0.725",
+        "3",
+        "0.00053",
+        "—",
+        HOLDS,
+    ]
     document = json.loads(json.dumps(claims.document(judgements, spec)))
     assert [row["verdict"] for row in document["claims"]] == [j.verdict for j in judgements]

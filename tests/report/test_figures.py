@@ -15,12 +15,46 @@ from qcsbm.report.figures import style
 ROOT = Path(__file__).parents[2]
 
 
-def test_methods_of_every_tier_have_their_own_colour_and_marker():
-    for path in (ROOT / "config").glob("*.yaml"):
-        methods = yaml.safe_load(path.read_text())["methods"]
-        assert set(methods) <= set(style.COLOURS) and set(methods) <= set(style.MARKERS), path
-    for looks in (style.COLOURS, style.MARKERS):
-        assert len(set(looks.values())) == len(looks)
+def experiments():
+    """The methods of all experiment files, in their order, with their labels."""
+    paths = [*ROOT.glob("config/*.yaml"), ROOT / "benchmarks/weight_sweep.yaml"]
+    methods = [yaml.safe_load(path.read_text())["methods"] for path in paths]
+    return [{name: row["label"] for name, row in rows.items()} for rows in methods]
+
+
+def test_every_method_of_an_experiment_has_its_own_look_with_and_without_markers():
+    many = [{f"m{i}": "" for i in range(24)}]
+    for methods in experiments() + many:
+        looks = style.looks(methods)
+        assert [look.label for look in looks.values()] == list(methods.values())
+        for shown in ("marker", "line"):
+            assert len({(k.colour, getattr(k, shown)) for k in looks.values()}) == len(methods)
+
+
+def test_models_of_the_paper_look_the_same_in_every_tier():
+    found = {}
+    for methods in experiments():
+        for name, look in style.looks(methods).items():
+            if name in style.PAPER_METHODS:
+                found.setdefault(name, set()).add((look.colour, look.marker, look.line))
+    assert found.keys() == set(style.PAPER_METHODS)
+    assert all(len(looks) == 1 for looks in found.values())
+
+
+def test_another_row_at_the_end_changes_no_look():
+    methods = {f"m{i}": "" for i in range(9)}
+    assert style.looks({**methods, "last": "", "qc": ""}).items() > style.looks(methods).items()
+
+
+@pytest.mark.parametrize("n", [1, 4, 17])
+def test_legend_of_many_methods_stays_inside_the_page_and_off_the_panels(n):
+    looks = list(style.looks({f"m{i}": f"antisymmetric, λ = {i}" for i in range(n)}).values())
+    figure, axes = style.panels(1, 3, 2.4)
+    style.legend(figure, looks)
+    figure.draw_without_rendering()
+    box, width = figure.legends[0].get_window_extent(), figure.bbox.width
+    assert box.x0 >= 0 and box.x1 <= width
+    assert axes[0, 0].get_window_extent().height > 1.2 * figure.dpi
 
 
 # Linear RGB to that which a viewer without red or without green cones sees (Viénot et al., 1999,
@@ -40,7 +74,7 @@ def test_colours_of_the_main_methods_differ_with_every_colour_vision(vision):
         linear = np.clip(np.array(CONES[vision]) @ linear, 0, 1)
         return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
-    main = [style.colour(method) for method in ("c", "u", "qc", "qcplus")]
+    main = style.COLOURS[: len(style.PAPER_METHODS)]
     for a, b in itertools.combinations(main, 2):
         assert np.linalg.norm(seen(a) - seen(b)) > 0.2, (a, b)
 

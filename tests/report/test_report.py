@@ -7,9 +7,15 @@ import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import snakemake
+from docutils.core import publish_parts
+from jinja2 import Environment
+
+from qcsbm.report import pages
+from qcsbm.report.pages import Section
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -25,6 +31,7 @@ document.addEventListener("securitypolicyviolation", event => blocked.push(event
 const moment = () => new Promise(done => setTimeout(done, 100));
 addEventListener("load", async () => {
   while (!app) await moment();
+  const first = document.querySelector("#app .prose").innerText;
   const viewer = new ToggleViewManager(app);
   for (const path of Object.keys(results)) {
     viewer.handleSelectedResult(path);
@@ -37,7 +44,7 @@ addEventListener("load", async () => {
   }
   const found = document.createElement("pre");
   found.id = "found";
-  found.textContent = JSON.stringify({blocked, seen, menu: Object.keys(categories).sort()});
+  found.textContent = JSON.stringify({blocked, seen, first, menu: Object.keys(categories).sort()});
   document.body.append(found);
 });
 </script>
@@ -66,6 +73,37 @@ def browse(page, tmp_path):
     return json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
 
 
+def first_page(*paths):
+    """The first page as Snakemake makes it of a report that has the results at ``paths``."""
+    rule = SimpleNamespace(rule=SimpleNamespace(name="table"))
+    files = [SimpleNamespace(path=path, target=path.name, job=rule) for path in paths]
+    links = "".join(f"\n.. _{path.name}: javascript:void(0)\n" for path in paths)
+    template = Environment(trim_blocks=True, lstrip_blocks=True).from_string(
+        (ROOT / "workflow/report/workflow.rst").read_text() + links
+    )
+    told = SimpleNamespace(config={"tier": "ci"})
+    return publish_parts(
+        template.render(snakemake=told, categories={}, files=files),
+        writer="html",
+        settings_overrides={"halt_level": 2},
+    )["html_body"]
+
+
+def test_first_page_has_the_tables_that_were_made_and_says_that_claims_were_not(tmp_path):
+    path = tmp_path / "table4.html"
+    path.write_text(
+        pages.html("Quality", [Section("D & E", ["x", "y"], [["a", "1"]], ["A note."])])
+    )
+    page = first_page(path)
+    assert "was not made" in page
+    assert "<p>Quality.</p>" in page and "<h3>D &amp; E</h3>" in page and "A note." not in page
+    assert '<td class="left">a</td><td>1</td>' in page
+
+
+def test_first_page_of_nothing_has_no_table():
+    assert "was not made" in first_page() and "<table" not in first_page()
+
+
 @pytest.mark.slow
 def test_report_holds_tables_figures_and_captions_themselves(report):
     results = json.loads(re.search(r"^\s*var results = (\{.*\});$", report, re.MULTILINE)[1])
@@ -85,11 +123,18 @@ def test_report_holds_tables_figures_and_captions_themselves(report):
 
 @pytest.mark.slow
 @needs_chromium
-def test_browser_shows_every_result_and_asks_for_nothing_else(report, tmp_path):
+def test_browser_shows_every_result_and_asks_for_nothing_else(report, ci, tmp_path):
     found = browse(report, tmp_path)
     assert found["blocked"] == []
     assert found["menu"] == ["Claims", "Figures", "Motivational examples", "Tables"]
     assert len(found["seen"]) == 6 + 2 * 5 + 2 and all(found["seen"].values())
+    # The first page has what the claims and both tables have in the folder of results.
+    shown = [line.split("\t") for line in found["first"].splitlines()]
+    for name, rows in (("claims", 7), ("table2", 8), ("table3", 8)):
+        lines = (ci / f"{name}.md").read_text().splitlines()
+        numbers = [line.strip("|").split("|") for line in lines if re.match(r"\| .*\d", line)]
+        for row in numbers[:rows]:
+            assert [cell.strip() for cell in row] in shown
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from conftest import expecting, in_process, told
 from qcsbm.report.figures import frames, runs, style
 from qcsbm.runtime import failure
 
-METHODS = {"c": "C", "u": "U", "qc": "QC"}
+METHODS = style.looks({"c": "C", "u": "U", "qc": "QC"})
 # What a quantity has on top at each of three seeds: the mean, 3, is not the median, 2.
 BY_SEED = (1.0, 2.0, 6.0)
 CONTROLS = {"c": "u", "qc": "u"}
@@ -66,7 +66,7 @@ def metrics():
 
 def drawn(axes, method):
     """The lines of a method that hold points."""
-    color = style.colour(method)
+    color = METHODS[method].colour
     return [line for line in axes.lines if line.get_color() == color and len(line.get_xdata())]
 
 
@@ -302,7 +302,8 @@ def finished(tmp_path, curves):
     return records
 
 
-def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished, tmp_path):
+def draw(finished, tmp_path):
+    """The SVG files that the stage draws, by name."""
     spec = {
         "version": 1,
         **expecting(json.loads(path.read_text()) for path in finished),
@@ -314,9 +315,13 @@ def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished,
     }
     arguments = ["--data", tmp_path, "--records", *finished, "--out", tmp_path / "figures"]
     assert in_process("figures", "--spec", json.dumps(spec), *arguments) == 0
+    return {path.stem: path.read_text() for path in (tmp_path / "figures").glob("*.svg")}
+
+
+def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished, tmp_path):
     named = {
-        path.stem: re.findall(r">(C|U|QC|Nothing was measured\.)</text>", path.read_text())
-        for path in (tmp_path / "figures").glob("*.svg")
+        name: re.findall(r">(C|U|QC|Nothing was measured\.)</text>", svg)
+        for name, svg in draw(finished, tmp_path).items()
     }
     assert named == {
         "asymmetry": ["Nothing was measured."],
@@ -330,6 +335,14 @@ def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished,
 def test_colours_in_pictures_are_those_of_the_style(levels):
     figure = runs.asymmetry(levels, METHODS, CONTROLS)
     handles = dict(zip(legend(figure)[1:], figure.legends[0].legend_handles[1:], strict=True))
-    for method in ("u", "qc"):
-        seen = matplotlib.colors.to_hex(handles[METHODS[method]].get_color(), keep_alpha=False)
-        assert seen.upper() == style.COLOURS[method].upper()
+    for look in (METHODS["u"], METHODS["qc"]):
+        seen = matplotlib.colors.to_hex(handles[look.label].get_color(), keep_alpha=False)
+        assert seen.upper() == look.colour.upper()
+
+
+def test_a_method_that_failed_leaves_the_looks_of_others_alone(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "PAPER_METHODS", [])
+    pictures = draw(finished, tmp_path)
+    for name in ("learning_curves", "metrics_by_seed", "quality_against_compute"):
+        used = {colour for colour in style.COLOURS if colour.lower() in pictures[name]}
+        assert used - {style.BLACK} == {style.COLOURS[1], style.COLOURS[2]}, name

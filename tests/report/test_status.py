@@ -138,6 +138,20 @@ def test_a_segment_that_has_not_begun_leaves_the_training_at_the_one_before(expe
     assert (found["step"], found["DSM"], found["state"]) == ("40/60", "12.50", "missing")
 
 
+def test_tables_fit_on_a_line_of_80_characters(tmp_path, monkeypatch):
+    """A method of 18 letters, and every column at its widest."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((ROOT / "benchmarks/weight_sweep.yaml").read_text())
+    experiment = load(config, "weight_sweep.yaml")
+    put(
+        "../weight_sweep/logs/digits/antisymmetric_0001/seed0/train1200.log",
+        bar(900, 1200, 1234.0, "dsm 123.45", 800) + "\nSIGTERM: saved step 900\n",
+    )
+    lines = status.report(experiment, NOW)[0].splitlines()
+    assert any(re.search(r"900/1200 .* 123.45  interrupted$", line) for line in lines)
+    assert max(map(len, lines)) + len("10:00:00") - len("ETA") <= 80
+
+
 @pytest.mark.parametrize(
     "elapsed, rate, eta",
     [(5.0, "2", "0:00:05"), (25.0, "0.4", "0:00:25")],  # 10 steps, shown in it/s and s/it

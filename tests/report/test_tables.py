@@ -24,16 +24,16 @@ VALUES = {
 SEEDS = (3, 1, 7)
 STAGES = {"nll": "likelihood", "asym": "asymmetry", "nasym": "asymmetry"}
 U = {
-    "train_steps": 1200,
+    "train_steps": 600,
     "parameterisation": "score",
     "residual": False,
     "started_from": "random weights",
-    "training_batch_size": 32,
+    "training_batch_size": 64,
 }
 QC = {
-    **{**U, "started_from": "u@800", "regulariser_weight": 0.01},
+    **{**U, "started_from": "u@400", "regulariser_weight": 0.01},
     **{"regulariser_estimator": "trace", "regulariser_probes": 1, "regulariser_every": 1},
-    **{"regulariser_time_sampling": "uniform", "regulariser_batch_size": 32},
+    **{"regulariser_time_sampling": "uniform", "regulariser_batch_size": 64},
     **{"regulariser_derivatives": "autograd", "regulariser_difference_step": None},
 }
 PROTOCOLS = {"likelihood": {"rtol": 1e-3}, "asymmetry": {"noise_levels": 10, "weights": "raw"}}
@@ -132,9 +132,9 @@ MARKDOWN = """\
 - C: nll was not measured.
 - C: asym was not measured.
 - C: nasym was not measured.
-- U-Net: no L_QC, started from random weights, trained as a score to step 1200 with batches of 32.
-- QC⁺: L_QC with λ = 0.01, trace, 1 probe, every step, started from U-Net at step 800, trained as \
-a score to step 1200 with batches of 32.
+- U-Net: no L_QC, started from random weights, trained as a score to step 600 with batches of 64.
+- QC⁺: L_QC with λ = 0.01, trace, 1 probe, every step, started from U-Net at step 400, trained as \
+a score to step 600 with batches of 64.
 - Likelihood: rtol 0.001.
 - Asymmetry: weights raw, noise levels 10.
 """
@@ -216,6 +216,21 @@ def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
     assert "Likelihood: rtol 0.0001 (QC⁺) / 0.001 (U-Net)." in block.notes
 
 
+def test_derivatives_are_said_of_which_method(records, spec):
+    told = {
+        "u": {"derivatives": "autograd", "difference_step": None},
+        "qc": {"derivatives": "finite_differences", "difference_step": 0.003},
+    }
+    for found in records:
+        if found["stage"] == "asymmetry":
+            found["protocol"] |= told[found["method"]]
+    (note,) = [n for n in build(tidy(records), specified(spec), {})[0].notes if "Asymm" in n]
+    assert note == (
+        "Asymmetry: weights raw, derivatives finite_differences (QC⁺) / autograd (U-Net), "
+        "difference step 0.003, noise levels 10."
+    )
+
+
 @pytest.mark.parametrize(
     "changes, sentence",
     [
@@ -243,11 +258,11 @@ def test_what_was_not_measured_alike_is_said_of_which_method(records, spec):
             "L_QC with λ = 0.0001, trace, 1 probe, every step, on 8 samples of each batch, started",
         ),
         (
-            {"started_from": "a b/c@d.safetensors@400 → u@800", "residual": True},
-            "started from U-Net at step 800, and that from a b/c@d.safetensors at step 400, trained"
-            " as a score with h = x − f to step 1200 with batches of 32.",
+            {"started_from": "a b/c@d.safetensors@200 → u@400", "residual": True},
+            "started from U-Net at step 400, and that from a b/c@d.safetensors at step 200, trained"
+            " as a score with h = x − f to step 600 with batches of 64.",
         ),
-        ({"parameterisation": "energy"}, "trained as an energy to step 1200"),
+        ({"parameterisation": "energy"}, "trained as an energy to step 600"),
     ],
 )
 def test_notes_say_how_a_model_was_trained(records, spec, changes, sentence):
@@ -275,7 +290,7 @@ def edited():
     del document["datasets"]["patches"]
     regulariser = {"weight": 0.5, "probes": 3, "estimator": "antisymmetric", "batch_size": 4}
     document["methods"]["qc"] |= {
-        "checkpoints": [1000],
+        "checkpoints": [500],
         "regulariser": {
             **regulariser,
             "every": 2,
@@ -287,9 +302,9 @@ def edited():
     document["methods"]["further"] = {
         "label": "",
         "parameterisation": "score",
-        "init_from": {"method": "qc", "step": 1000},
+        "init_from": {"method": "qc", "step": 500},
     }
-    imported = {"checkpoint": "a/u.safetensors", "step": 1200}
+    imported = {"checkpoint": "a/u.safetensors", "step": 600}
     document["methods"]["imported"] = {**document["methods"]["qcplus"], "init_from": imported}
     return config.load(document, "edited.yaml")
 
@@ -303,32 +318,36 @@ def test_every_measurement_says_how_its_model_was_trained(edited, stage):
 
     assert trained("u") == U
     assert trained("c") == {**U, "parameterisation": "energy"}
-    assert trained("qcplus") == {**QC, "regulariser_estimator": "antisymmetric"}
+    differences = {
+        "regulariser_derivatives": "finite_differences",
+        "regulariser_difference_step": 0.003,
+    }
+    antisymmetric = {"regulariser_estimator": "antisymmetric"}
+    assert trained("qcplus") == {**QC, **antisymmetric, **differences}
     assert trained("qc") == {
-        **{**U, "started_from": "u@800", "training_batch_size": 16, "regulariser_weight": 0.5},
+        **{**U, "started_from": "u@400", "training_batch_size": 16, "regulariser_weight": 0.5},
         **{"regulariser_estimator": "antisymmetric", "regulariser_probes": 3},
         **{
             "regulariser_every": 2,
             "regulariser_time_sampling": "importance",
             "regulariser_batch_size": 4,
-            "regulariser_derivatives": "finite_differences",
-            "regulariser_difference_step": 0.003,
+            **differences,
         },
     }
-    assert trained("further") == {**U, "started_from": "u@800 → qc@1000"}
+    assert trained("further") == {**U, "started_from": "u@400 → qc@500"}
     # Its training is not known, whatever the row says.
     unknown = {key: U[key] for key in ("train_steps", "parameterisation", "residual")}
-    assert trained("imported") == {**unknown, "started_from": "a/u.safetensors@1200"}
+    assert trained("imported") == {**unknown, "started_from": "a/u.safetensors@600"}
 
 
 def test_of_an_imported_model_the_file_is_all_that_is_known(spec):
     facts = {key: U[key] for key in ("train_steps", "parameterisation", "residual")}
-    facts["started_from"] = "a/u.safetensors@1200"
+    facts["started_from"] = "a/u.safetensors@600"
     (block,) = build(
         tidy([record("likelihood", "u", 0, {"nll": 1.5}, **facts)]), specified(spec), {}
     )
     assert (
-        "U-Net: a score, imported from a/u.safetensors at step 1200; how it was trained is not "
+        "U-Net: a score, imported from a/u.safetensors at step 600; how it was trained is not "
         "known here." in block.notes
     )
 
@@ -573,6 +592,10 @@ def test_rows_of_the_paper_tier_are_those_of_the_paper(dataset):
 
 
 EVERY2, EVERY3 = {"c", "u", "qc_k16"}, {"c", "u", "qc"}
+ANTISYMMETRIC = {
+    **{"estimator": "antisymmetric", "probes": 2, "noise_levels": 100, "samples": 10000},
+    **{"batch_size": 250, "weights": "raw"},
+}
 # A change of the configuration, and the methods of Tables 2 and 3 that it makes others.
 CHANGES = {
     "data of another source": ("datasets.cifar10.data.source", "cifar100", EVERY2, EVERY3),
@@ -624,6 +647,13 @@ CHANGES = {
     ),
     "the precision of the NLL": ("defaults.likelihood.precision", "tf32", EVERY2, set()),
     "the precision of Asym": ("defaults.asymmetry.precision", "tf32", EVERY2, set()),
+    "the estimator of Asym": ("defaults.asymmetry", ANTISYMMETRIC, set(), set()),
+    "the derivatives of Asym": (
+        "defaults.asymmetry",
+        {**ANTISYMMETRIC, "derivatives": "finite_differences"},
+        EVERY2,
+        set(),
+    ),
     "tolerance of the NLL": ("defaults.likelihood.rtol", 1e-4, set(), set()),
     "the label": ("methods.qc.label", "Other", set(), set()),
 }

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,11 @@ def data(tmp_path_factory):
 
 def test_help_names_tools_first_and_every_stage_apart():
     command = [sys.executable, "-m", "qcsbm", "--help"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    environment = {**os.environ, "COLUMNS": "80"}
+    printed = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    ).stdout
+    assert max(map(len, printed.splitlines())) <= 80
     tools, _, stages = printed.partition("\nstages, which ")
     for found, names in ((tools, cli.TOOLS), (stages, cli.STAGES)):
         lines = [line.split() for line in found.splitlines() if line.startswith("  ")]

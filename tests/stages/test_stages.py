@@ -5,6 +5,8 @@ far from zero, there are two batches of everything, the second not full, and the
 and of the reference differ.
 """
 
+import json
+
 import numpy as np
 import pandas as pd
 import plain
@@ -48,6 +50,7 @@ defaults:
   quality: {samples: 5, extractor: classifier, neighbours: 2}
   likelihood: {samples: 3, rtol: 0.2, atol: 0.1, batch_size: 2}
   asymmetry: {estimator: antisymmetric, probes: 3, noise_levels: 3, samples: 3, batch_size: 2}
+  circulation: {triangles: 3}
 datasets:
   digits:
     label: Digits
@@ -98,6 +101,7 @@ methods:
     init_from: {method: u_vp, step: 60}
     steps: 62
     regulariser: {weight: 0.3, probes: 2, estimator: trace, batch_size: 5}
+    asymmetry: {derivatives: finite_differences, difference_step: 0.5}
 tables: {table2: {methods: [c]}}
 """
 EXPERIMENT = config.load(yaml.safe_load(DOCUMENT), "tiny.yaml")
@@ -215,6 +219,43 @@ def test_asymmetries_are_those_of_the_jacobian(method, digits, measured):
             assert levels[name][level] == pytest.approx(value, rel=ROUNDING)
             assert levels[f"{name}_stderr"][level] == pytest.approx(error, rel=ROUNDING)
         assert_metric(metrics[name], values[:, i].mean(0))
+
+
+@pytest.mark.parametrize("method", ["qc", "u_vp"])
+def test_circulations_are_those_of_a_sum_along_the_edges(method, digits, tmp_path):
+    write_checkpoint(tmp_path / "step60.safetensors", method, cell(method).steps)
+    files = ["--checkpoint", tmp_path / "step60.safetensors", "--data", digits]
+    files += ["--levels", tmp_path / "levels.csv", "--record", tmp_path / "record.json"]
+    told = spec("circulation", "digits", method, SEED)
+    assert in_process("circulation", "--spec", told, *files) == 0
+    score = plain.Score(cell(method), weights(method, cell(method).asymmetry.weights))
+    values = plain.circulation(score, images(digits, "test"), cell(method), SEED)
+    levels = pd.read_csv(tmp_path / "levels.csv")
+    expected = np.sqrt((values**2).mean(1))
+    # The stage stops at errors of 2 % of a value.
+    np.testing.assert_allclose(levels["circulation"], expected, rtol=0.02)
+    first = score.sde.first
+    np.testing.assert_allclose(levels["t"], first + (1 - first) * np.arange(3) / 3)
+    record = json.loads((tmp_path / "record.json").read_text())
+    (metric,) = record["metrics"]
+    squares = (values**2).mean(0)
+    whole = np.sqrt(squares.mean())
+    assert (metric["name"], metric["n"], metric["unit"]) == ("circulation", 3, "nats")
+    assert metric["value"] == pytest.approx(whole, rel=0.02)
+    error = squares.std(ddof=1) / 3**0.5 / (2 * whole)
+    assert metric["stderr"] == pytest.approx(error, rel=0.06)
+    # At least once at the 17 nodes of every edge.
+    assert record["outputs"].keys() == {"levels.csv"} and record["cost"]["evaluations"] >= 459
+
+
+def test_the_circulation_of_an_energy_is_what_the_quadrature_leaves(digits, tmp_path):
+    write_checkpoint(tmp_path / "step60.safetensors", "c", cell("c").steps)
+    files = ["--checkpoint", tmp_path / "step60.safetensors", "--data", digits]
+    files += ["--levels", tmp_path / "levels.csv", "--record", tmp_path / "record.json"]
+    told = spec("circulation", "digits", "c", SEED)
+    assert in_process("circulation", "--spec", told, *files) == 0
+    levels = pd.read_csv(tmp_path / "levels.csv")
+    assert (levels["circulation"] < levels["error"]).all()
 
 
 def test_features_are_those_of_the_classifier(digits, tmp_path, monkeypatch):

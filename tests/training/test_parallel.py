@@ -48,7 +48,9 @@ def spec(tiny, method, processes, stop, **training):
     training = {**cell["training"], "batch_size": 7, "processes": processes, **training}
     cell |= {**METHODS[method], "training": training, "steps": stop, "checkpoints": []}
     cells = {("digits", method): TrainedCell.model_validate(cell)}
-    experiment = config.Experiment(tiny.tier, tiny.datasets, {}, [method], cells, {}, None, False)
+    experiment = config.Experiment(
+        tiny.tier, tiny.datasets, {}, [method], cells, {}, {}, None, False
+    )
     return specification.train(experiment, "digits", method, 0, stop).document()
 
 

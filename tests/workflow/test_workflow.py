@@ -32,11 +32,11 @@ def project(tmp_path):
 
 def test_quick_tier_is_the_default_and_complete(project):
     counts = jobs(snakemake("-n", cwd=project).stdout)
-    experiments = 3 * 4 + 1 * 4
+    experiments = 2 * 3 * 4
     assert counts["sample"] == counts["quality"] == experiments
     assert counts["likelihood"] == counts["asymmetry"] == experiments
     # Every U is trained once, in two segments, for itself and for both models that start from it.
-    assert counts["train"] == experiments + 4
+    assert counts["train"] == experiments + 6
     assert counts["table"] == counts["figures"] == 2
     assert counts["gather_records"] == counts["cost"] == 1
 
@@ -53,12 +53,12 @@ def test_a_picture_is_drawn_with_all_others_of_its_dataset(project):
     target = "results/figures/patches/asymmetry.png"
     counts = jobs(snakemake("-n", target, cwd=project).stdout)
     assert counts["figures"] == counts["prepare"] == 1
-    assert counts["quality"] == counts["likelihood"] == counts["asymmetry"] == 4
+    assert counts["quality"] == counts["likelihood"] == counts["asymmetry"] == 12
 
 
 def test_shards_are_split_and_gathered(project):
     counts = jobs(snakemake("-n", "--set-scatter", "shards=3", cwd=project).stdout)
-    experiments = 3 * 4 + 1 * 4
+    experiments = 2 * 3 * 4
     for stage in ("sample", "likelihood", "asymmetry", "sample_features"):
         assert counts[stage] == 3 * experiments
     for stage in ("gather_samples", "gather_likelihood", "gather_asymmetry", "quality"):

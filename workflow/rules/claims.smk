@@ -1,6 +1,7 @@
 rule claims:
     input:
         metrics=rules.gather_records.output,
+        training=compared_trainings(),
         figure1=rules.figure1.output.starts,
         figure4=rules.figure4.output.csv,
     output:
@@ -21,7 +22,11 @@ rule claims:
         "../../environment.yml"
     params:
         spec=spec("claims"),
+        training=lambda wildcards, input: (
+            ["--training", *input.training] if input.training else []
+        ),
         stem=subpath(output.md, strip_suffix=".md"),
     shell:
         "python -P -m qcsbm claims --spec {params.spec:q} --metrics {input.metrics:q}"
+        " {params.training:q}"
         " --figure1 {input.figure1:q} --figure4 {input.figure4:q} --out {params.stem:q} 2> {log:q}"

@@ -125,6 +125,12 @@ def likelihood_records(methods, datasets=EXPERIMENT.datasets):
         f"{run}/{stage}.json"
         for run in runs(methods, datasets)
         for stage in ("likelihood", "asymmetry")
+    ] + [
+        f"{run}/circulation.json"
+        for dataset in datasets
+        for method in methods
+        if EXPERIMENT.cells[dataset, method].circulation
+        for run in runs([method], [dataset])
     ]
 
 
@@ -223,6 +229,12 @@ def training_records(dataset):
         for seed in EXPERIMENT.seeds[dataset]
         for method, _, last in dict.fromkeys(sum(chains, []))
     ]
+
+
+def compared_trainings():
+    """Where the experiment file declares comparisons, their costs stand beside them."""
+    datasets = EXPERIMENT.datasets if EXPERIMENT.comparisons else []
+    return sum(map(training_records, datasets), [])
 
 
 def picture_records(wildcards):

@@ -161,3 +161,26 @@ rule gather_asymmetry:
         "python -P -m qcsbm gather_asymmetry --spec {params.spec:q} --shards {input.values:q}"
         " --records {input.records:q} --levels {output.levels:q} --record {output.record:q}"
         " 2> {log:q}"
+
+
+rule circulation:
+    input:
+        data=rules.prepare.output.description,
+        images=f"{DATA}/test.npy",
+        checkpoint=final_checkpoint,
+    output:
+        levels=f"{RUN}/circulation.csv",
+        record=f"{RUN}/circulation.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/circulation.log",
+    benchmark:
+        f"{LOGS}/{{dataset}}/{{method}}/seed{{seed}}/circulation.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        spec=spec("circulation", "dataset", "method", "seed"),
+        data=subpath(input.data, parent=True),
+    shell:
+        "python -P -m qcsbm circulation --spec {params.spec:q} --data {params.data:q}"
+        " --checkpoint {input.checkpoint:q} --levels {output.levels:q} --record {output.record:q}"
+        " 2> {log:q}"

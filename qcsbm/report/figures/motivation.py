@@ -11,7 +11,7 @@ from qcsbm.motivation.autoencoder import Trend
 from qcsbm.report.figures import style
 
 # The fields stand for the models that can and cannot leave them: they have the colours of C and U.
-FIELDS = {"conservative": style.colour("c"), "non-conservative": style.colour("u")}
+FIELDS = {"conservative": style.VERMILLION, "non-conservative": style.BLUE}
 EPSILON = gaussian.EPSILONS[-1]
 ROUTES = {
     "parallel": (style.BLUE, "each $r_i$ parallel to $w_i$"),

@@ -1,9 +1,10 @@
 """Pictures of trained models: samples, asymmetry, learning curves, metrics and their cost.
 
-``methods`` always maps the names of the methods to their labels, in the order of drawing;
+``methods`` always maps the names of the methods to their looks, in the order of drawing;
 ``controls`` maps those that have one to the method that they are compared with.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 from qcsbm.quality.metrics import METRICS, OF_MODELS, OF_SAMPLES, names
 from qcsbm.report.figures import frames, style
+from qcsbm.report.figures.style import Look
 from qcsbm.report.intervals import t_interval
 from qcsbm.schema.samplers import sampler_label
 
@@ -22,13 +24,17 @@ ROUNDING = 1e-6
 SAMPLES = 16
 
 
-def samples(real: Path, generated: dict[str, Path], methods: dict[str, str], levels: int) -> Figure:
+def samples(
+    real: Path, generated: dict[str, Path], methods: dict[str, Look], levels: int
+) -> Figure:
     """Real images in the first row, then samples of every method, from the same noise by column.
 
     ``real`` and ``generated`` are files of uint8 images with ``levels`` levels.
     """
     rows = {"Real data": frames.strip(real, SAMPLES)}
-    rows |= {methods[method]: frames.strip(path, SAMPLES) for method, path in generated.items()}
+    rows |= {
+        methods[method].label: frames.strip(path, SAMPLES) for method, path in generated.items()
+    }
     figure, axes = style.panels(len(rows), 1, 0.41 * len(rows) + 0.1)
     figure.set_layout_engine("constrained", h_pad=0.02, hspace=0)
     for panel, (label, row) in zip(axes[:, 0], rows.items(), strict=True):
@@ -39,7 +45,7 @@ def samples(real: Path, generated: dict[str, Path], methods: dict[str, str], lev
     return figure
 
 
-def asymmetry(levels: pd.DataFrame, methods: dict[str, str], controls: dict[str, str]) -> Figure:
+def asymmetry(levels: pd.DataFrame, methods: dict[str, Look], controls: dict[str, str]) -> Figure:
     """Asym and NAsym against t, and NAsym as a multiple of the control's with the same seed.
 
     ``levels`` is that of `frames.noise_levels`. A model whose asymmetry is rounding is not drawn,
@@ -50,23 +56,21 @@ def asymmetry(levels: pd.DataFrame, methods: dict[str, str], controls: dict[str,
     figure, axes = style.panels(1, 3, 2.4)
     for panel, name in zip(axes[0], ("asym", "nasym"), strict=False):
         for method in drawn:
-            _band(panel, by_seed(levels, method, "t", name), method, marker=style.marker(method))
+            _band(panel, by_seed(levels, method, "t", name), methods[method])
         panel.set(yscale="log", title=METRICS[name].heading)
     for method in drawn:
         if method in controls:
             ratio = _paired(levels, method, controls[method], "t", "nasym", np.divide)
-            _band(axes[0, 2], ratio, method, marker=style.marker(method))
+            _band(axes[0, 2], ratio, methods[method])
     axes[0, 2].axhline(1, color=style.GREY, linewidth=0.8, ls=":")
     axes[0, 2].set_title("NAsym, multiple of the control's")
     for panel in axes[0]:
         panel.set_xlabel("t")
-    _legend(
-        figure,
-        {
-            method: label if method in drawn else f"{label} (0 up to rounding)"
-            for method, label in methods.items()
-        },
-    )
+    named = [
+        look if method in drawn else replace(look, label=f"{look.label} (0 up to rounding)")
+        for method, look in methods.items()
+    ]
+    style.legend(figure, named)
     return figure
 
 
@@ -83,13 +87,13 @@ def _paired(
     return how(*of_method.align(of_control, join="inner"))
 
 
-def _band(panel: Axes, values: pd.DataFrame, method: str, **options: Any) -> None:
+def _band(panel: Axes, values: pd.DataFrame, look: Look, **options: Any) -> None:
     x, y = values.columns.to_numpy(), values.to_numpy()
-    style.band(panel, x, y, style.colour(method), **options)
+    style.band(panel, x, y, **(look.options | options))
 
 
 def learning_curves(
-    curves: pd.DataFrame, methods: dict[str, str], controls: dict[str, str]
+    curves: pd.DataFrame, methods: dict[str, Look], controls: dict[str, str]
 ) -> Figure:
     """DSM, its difference to the control's with the same batches, and σ² L_QC, in training.
 
@@ -97,14 +101,14 @@ def learning_curves(
     begins there.
     """
     figure, (axes,) = style.panels(1, 3, 2.4)
-    for method in methods:
-        _band(axes[0], by_seed(curves, method, "step", "dsm"), method)
+    for method, look in methods.items():
+        _band(axes[0], by_seed(curves, method, "step", "dsm"), look, marker="")
         if method in controls:
             difference = _paired(curves, method, controls[method], "step", "dsm", np.subtract)
-            _band(axes[1], difference, method)
+            _band(axes[1], difference, look, marker="")
         regularised = by_seed(curves.dropna(subset=["qc"]), method, "step", "qc")
         if len(regularised):
-            _band(axes[2], regularised, method)
+            _band(axes[2], regularised, look, marker="")
     axes[1].axhline(0, color=style.GREY, linewidth=0.8, ls=":")
     axes[1].set_yscale("symlog", linthresh=0.1)
     for panel, title in zip(
@@ -113,9 +117,9 @@ def learning_curves(
         panel.set(xlabel="step", title=title)
     for panel in (axes[0], axes[2]):
         panel.set_yscale("log")
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}")
-    _legend(figure, methods, marker="")
+        panel.yaxis.set_major_formatter(style.LogTicks())
+        panel.yaxis.set_minor_formatter(style.LogTicks())
+    style.legend(figure, list(methods.values()), marker="")
     return figure
 
 
@@ -127,7 +131,7 @@ def metric_values(metrics: pd.DataFrame) -> pd.DataFrame:
     return chosen[["method", "seed", "metric", "sampler", "value"]].reset_index(drop=True)
 
 
-def metrics_by_seed(metrics: pd.DataFrame, methods: dict[str, str]) -> Figure:
+def metrics_by_seed(metrics: pd.DataFrame, methods: dict[str, Look]) -> Figure:
     """Every metric of `qcsbm.report.tables.tidy`, with its mean and 95 % interval over seeds.
 
     A line joins the values of one seed, which saw the same data and noise with every method.
@@ -144,33 +148,33 @@ def metrics_by_seed(metrics: pd.DataFrame, methods: dict[str, str]) -> Figure:
     for panel, (sampler, index) in zip(axes.flat, panels, strict=False):
         chosen = values[(values["sampler"] == sampler) & (values["metric"] == order[index])]
         by_seed = chosen.pivot(index="seed", columns="method", values="value")
-        by_seed = by_seed.reindex(columns=list(methods))
-        _metric(panel, by_seed)
+        _metric(panel, by_seed, methods)
         suffix = f", {sampler_label(sampler)}" if len(samplers) > 1 and sampler else ""
         panel.set_title(METRICS[order[index]].column + suffix)
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
-    _legend(figure, methods, linestyle="")
+    style.legend(figure, list(methods.values()), linestyle="")
     return figure
 
 
-def _metric(panel: Axes, by_seed: pd.DataFrame) -> None:
-    """One metric, a column of ``by_seed`` per method."""
+def _metric(panel: Axes, by_seed: pd.DataFrame, methods: dict[str, Look]) -> None:
+    """One metric, a column of ``by_seed`` per method that has it."""
+    by_seed = by_seed.reindex(columns=list(methods))
     for _, row in by_seed.iterrows():
         panel.plot(range(len(row)), row, color="#cccccc", linewidth=0.7, zorder=1)
-    for x, method in enumerate(by_seed.columns):
+    for x, (method, look) in enumerate(methods.items()):
         values = by_seed[method].dropna()
-        dots = style.look(method) | {"linestyle": "", "markersize": 3.5, "alpha": 0.7}
+        dots = look.options | {"linestyle": "", "markersize": 3.5, "alpha": 0.7}
         panel.plot([x] * len(values), values, **dots)
         interval = t_interval(values)
         if interval:
-            panel.plot([x + 0.25] * 2, interval, color=style.colour(method), linewidth=1.2)
-            panel.plot([x + 0.25], [values.mean()], "_", color=style.colour(method), markersize=7)
+            panel.plot([x + 0.25] * 2, interval, color=look.colour, linewidth=1.2)
+            panel.plot([x + 0.25], [values.mean()], "_", color=look.colour, markersize=7)
     panel.set(xlim=(-0.5, len(by_seed.columns) - 0.25), xticks=[])
 
 
 def quality_against_compute(
-    metrics: pd.DataFrame, seconds: pd.DataFrame, methods: dict[str, str]
+    metrics: pd.DataFrame, seconds: pd.DataFrame, methods: dict[str, Look]
 ) -> Figure:
     """Fréchet distances and NLL against the seconds of training, `frames.compute`, of every run."""
     values = metric_values(metrics)
@@ -182,21 +186,13 @@ def quality_against_compute(
     groups = list(values.groupby(["sampler", "metric"]))
     figure, axes = style.panels(1, len(groups), 2.7)
     for panel, ((sampler, metric), chosen) in zip(axes[0], groups, strict=True):
-        for method in methods:
+        for method, look in methods.items():
             points = chosen[chosen["method"] == method]
-            dots = style.look(method) | {"linestyle": "", "alpha": 0.8}
+            dots = look.options | {"linestyle": "", "alpha": 0.8}
             panel.plot(points["seconds"], points["value"], **dots)
         clock = " and ".join(sorted(chosen["clock"].unique()))
         suffix = f", {sampler_label(sampler)}" if sampler else ""
         panel.set(xlabel=f"{clock} seconds of training", title=METRICS[metric].column + suffix)
         panel.set_xlim(left=0)
-    _legend(figure, methods, linestyle="")
+    style.legend(figure, list(methods.values()), linestyle="")
     return figure
-
-
-def _legend(figure: Figure, methods: dict[str, str], **look: Any) -> None:
-    """The methods above all panels."""
-    handles = []
-    for method, label in methods.items():
-        handles += figure.axes[0].plot([], [], label=label, **(style.look(method) | look))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(methods))

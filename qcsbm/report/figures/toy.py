@@ -49,8 +49,9 @@ def examples(
     half_width = float(grid.max())
     figure, axes = style.panels(3, 1 + len(models), 4.75, sharex=True, sharey=True)
     columns = [("Exact", exact.score, points)]
-    columns += [(LABELS[name], model["score"], model["samples"]) for name, model in models.items()]
-    colours = [style.BLACK, *(style.colour(name) for name in models)]
+    looks = style.looks({name: LABELS[name] for name in models})
+    columns += [(looks[name].label, m["score"], m["samples"]) for name, m in models.items()]
+    colours = [style.BLACK, *(look.colour for look in looks.values())]
     for i, (label, score, samples) in enumerate(columns):
         axes[0, i].set_title(label, color=colours[i])
         _image(axes[0, i], exact.density, half_width, cmap="Greys", vmax=2 * exact.density.max())
