@@ -34,15 +34,15 @@ min_version("6.10.0")
 configfile: "config/config.yaml"
 
 
-# declare https://github.com/OWNER/qcsbm as a module
+# declare https://github.com/qcsbm/qcsbm as a module
 module qcsbm:
     snakefile: 
-        github("OWNER/qcsbm", path="workflow/Snakefile", tag="v0.1.0")
+        github("qcsbm/qcsbm", path="workflow/Snakefile", tag="v0.1.0")
     config:
         config
 
 
-# use all rules from https://github.com/OWNER/qcsbm
+# use all rules from https://github.com/qcsbm/qcsbm
 use rule * from qcsbm
 """
 
@@ -70,7 +70,7 @@ def clone(tmp_path_factory):
 def cached(clone, tmp_path, monkeypatch):
     """As if Snakemake had cloned it from GitHub."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    place = tmp_path / "cache" / CLONES / "github.com/OWNER/qcsbm"
+    place = tmp_path / "cache" / CLONES / "github.com/qcsbm/qcsbm"
     subprocess.run(["git", "clone", "-q", "--bare", clone, place], check=True)
 
 
@@ -218,6 +218,10 @@ def test_a_dry_run_says_what_jobs_would_not_find(module, sentence, tmp_path):
 def test_what_jobs_need_is_what_the_package_depends_on(monkeypatch):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = [*project["dependencies"], *project["optional-dependencies"]["workflow"]]
+    for requirement in map(Requirement, listed):
+        if requirement.name == "qcsbm":
+            for extra in requirement.extras:
+                listed += project["optional-dependencies"][extra]
     names = {re.sub(r"[-_.]+", "-", Requirement(text).name).lower() for text in listed}
     distributions = packages_distributions()
     found = {
@@ -225,7 +229,7 @@ def test_what_jobs_need_is_what_the_package_depends_on(monkeypatch):
         for module in packages.MODULES
         for name in distributions[module]
     }
-    assert found >= names - {"snakemake"} and not packages.missing()
+    assert found >= names - {"snakemake", "qcsbm"} and not packages.missing()
     monkeypatch.setitem(sys.modules, "scipy", None)
     assert packages.missing() == ["scipy"]
     monkeypatch.setattr(sys, "executable", "/gone/python3")
