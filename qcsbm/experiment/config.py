@@ -8,6 +8,7 @@ training does not concern it. Nothing here imports torch, so that a dry run stay
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,36 @@ def require_keys_once(path: str | Path) -> None:
                 raise ConfigError(f"{path}: {name}: found twice (line {line}), expected it once")
             seen.add(name)
             waiting.append((name, value))
+
+
+def origins(config: Any, whole: Any, files: Sequence[str | Path]) -> list[str | Path]:
+    """Those of ``files`` that ``config`` comes from, each once.
+
+    ``whole`` is what they were merged into, and ``config`` that very object or one within it. One
+    that is neither comes from none of them.
+    """
+    place = _place(config, whole)
+    distinct = {Path(file).resolve(): file for file in files}.values()
+    return [] if place is None else [file for file in distinct if _holds(file, place)]
+
+
+def _place(part: Any, whole: Any) -> list[str] | None:
+    """The keys that lead from ``whole`` to ``part``, None if it does not lie there."""
+    if part is whole:
+        return []
+    for key, value in whole.items() if isinstance(whole, dict) else ():
+        inner = _place(part, value)
+        if inner is not None:
+            return [key, *inner]
+    return None
+
+
+def _holds(file: str | Path, place: list[str]) -> bool:
+    """Whether the YAML ``file`` says anything at ``place``."""
+    found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    for key in place:
+        found = found.get(key) if isinstance(found, dict) else None
+    return bool(found)
 
 
 def load(config: dict[str, Any], source: str) -> Experiment:

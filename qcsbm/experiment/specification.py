@@ -53,13 +53,16 @@ TOY_DATASETS = ("8-gaussian", "spirals", "checkerboard")
 TOY_METHODS = ("c", "u", "qc")
 
 
-def prepare(experiment: Experiment, dataset: str) -> schema.PrepareSpec:
+def prepare(
+    experiment: Experiment, dataset: str, description: str | None = None
+) -> schema.PrepareSpec:
     """``raw`` is the fingerprint of the files that are read.
 
-    Where they are gone, what was prepared from them stays valid.
+    Where they are gone, what was prepared from them stays valid: the file ``description`` says what
+    that is, the one of the dataset's folder if None.
     """
     data = experiment.datasets[dataset].data
-    prepared = f"{layout.data(experiment, dataset)}/data.json"
+    prepared = description or f"{layout.data(experiment, dataset)}/data.json"
     return schema.PrepareSpec(
         version=VERSIONS["prepare"], data=data, raw=raw.fingerprint(data) or raw.prepared(prepared)
     )

@@ -72,6 +72,9 @@ def default_step(given: dict[str, Any]) -> float | None:
 
 
 class Closed(BaseModel):
-    """A model that refuses unknown keys and converts nothing but whole numbers to floats."""
+    """A model that refuses unknown keys and converts nothing but whole numbers to floats.
+
+    What is said below a key is what config/README.md says of it.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

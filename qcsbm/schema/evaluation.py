@@ -21,33 +21,41 @@ from qcsbm.schema.base import (
 
 
 class Quality(Closed):
-    """How ``samples`` generated images are compared with real ones, by features of ``extractor``.
-
-    These are the split ``reference``; for the Fréchet distance, where ``statistics`` names an .npz
-    of published statistics (``mu`` and ``sigma``, or ``pool_3``), those. Precision, recall, density
-    and coverage reach to as many ``neighbours``: their authors take 3 for the first two and 5 for
-    the others.
-    """
+    """How generated images are compared with real ones, by their features."""
 
     samples: Annotated[Whole, Field(ge=4)]
+    """Generated images that are compared."""
     extractor: Literal["classifier", "efficientnet_lite0", "inception"]
+    """What extracts features: the workflow's own classifier, or an ImageNet network."""
     precision: Precision = "float32"
+    """What the extractor computes its products and convolutions in."""
     reference: Literal["train", "test"] = "train"
+    """The split of real images that samples are compared with."""
     statistics: str | None = None
+    """An .npz of published statistics (`mu` and `sigma`, or `pool_3`) for the Fréchet distance."""
     neighbours: Count = 3
+    """k of precision, recall, density and coverage; their authors take 3, 3, 5 and 5."""
     weights: Weights | None = "ema"
+    """EMA or raw weights; null for a model from outside, which has one set."""
 
 
 class Likelihood(Closed):
-    """Bits/dim of the first ``samples`` test images (all of them if null)."""
+    """Bits/dim of test images, by the probability flow ODE."""
 
     samples: Several | None = None
+    """The first so many test images; all of them if null."""
     divergence: Literal["hutchinson", "exact"] = "hutchinson"
+    """Of the drift: estimated with one probe for each image, or exact."""
     rtol: Positive
+    """Relative tolerance of the ODE."""
     atol: Positive
+    """Absolute tolerance of the ODE."""
     batch_size: Count
+    """Images that are integrated together; each has steps of its own."""
     precision: Precision = "float32"
+    """What the network computes its products and convolutions in."""
     weights: Weights | None = "ema"
+    """EMA or raw weights; null for a model from outside, which has one set."""
 
 
 class Circulation(Closed):
@@ -57,25 +65,30 @@ class Circulation(Closed):
     """
 
     triangles: Several
+    """Triangles, each with three test images as its corners."""
 
 
 class Asymmetry(Closed):
-    """Asym and NAsym of the first ``samples`` test images, at ``noise_levels`` equidistant times.
+    """Asym and NAsym of noisy test images, see `qcsbm.conservativeness.asymmetry`.
 
-    They are ``exact``, or estimated: ``antisymmetric`` from several ``probes``, ``trace`` (Eq. 9)
-    from one, as in the paper's own evaluation; see `qcsbm.conservativeness.asymmetry`.
-
-    ``derivatives: finite_differences`` has the antisymmetric estimator do without second
-    derivatives, over a ``difference_step`` relative to the standard deviation of the noise at each
-    level, 0.003 where none is given. What is left of a gradient is then the differences' error.
+    The paper's own evaluation has the estimator ``trace``.
     """
 
     estimator: Literal["exact", "antisymmetric", "trace"]
+    """Exact, or estimated: `antisymmetric` from several probes, `trace` (Eq. 9) from one."""
     probes: Annotated[Whole, Field(ge=2)] | None = None
+    """Probes for each image of the estimator `antisymmetric`."""
     derivatives: Derivatives = "autograd"
+    """`finite_differences` needs no second derivatives; for `antisymmetric` alone."""
     difference_step: Positive | None = Field(default_factory=default_step)
+    """Its step, relative to the noise's standard deviation; 0.003 if null."""
     noise_levels: Count
+    """Equidistant times at which it is measured."""
     samples: Several
+    """The first so many test images."""
     batch_size: Count
+    """Images whose products are computed together."""
     precision: Precision = "float32"
+    """What the network computes its products and convolutions in."""
     weights: Weights | None = "ema"
+    """EMA or raw weights; null for a model from outside, which has one set."""

@@ -20,33 +20,37 @@ from qcsbm.schema.base import (
 
 
 class NCSNpp(Closed):
-    """NCSN++ (Song et al., 2021).
-
-    Widths are ``nf`` times the entries of ``ch_mult``, one level each; every level has
-    ``num_res_blocks`` residual blocks (one more in the decoder) that resample inside ("biggan") or
-    beside them ("ddpm"), and attention at ``attn_resolutions``. ``fir`` resamples through the
-    filter ``fir_kernel``; otherwise by means and repetition. ``progressive_input`` carries the
-    input down the encoder, and ``progressive`` the output up the decoder; ``progressive_combine``
-    says how an input skip joins the feature map. ``skip_rescale`` divides sums of branches by √2.
-    ``fourier_scale`` is the standard deviation of the frequencies of log σ, ``init_scale`` scales
-    the initial variance of the last convolution of every block.
-    """
+    """NCSN++ (Song et al., 2021)."""
 
     type: Literal["ncsnpp"]
     nf: Count
+    """Width of the first level."""
     ch_mult: Annotated[list[Count], Field(min_length=1)]
+    """Widths of all levels, in multiples of `nf`; each halves the resolution of the one before."""
     num_res_blocks: Count
+    """Residual blocks of a level; the decoder has one more."""
     attn_resolutions: list[Count]
+    """Resolutions, in pixels, that have attention."""
     dropout: Fraction = 0.0
+    """Probability with which a block drops an activation."""
     fir: bool = True
+    """Resample through the filter `fir_kernel` instead of by means and repetition."""
     fir_kernel: list[Count] = [1, 3, 3, 1]
+    """Taps of that filter."""
     skip_rescale: bool = True
+    """Divide sums of branches by √2."""
     resblock: Literal["biggan", "ddpm"] = "biggan"
+    """Resample inside of blocks (`biggan`) or beside them (`ddpm`)."""
     progressive: Literal["none", "output_skip"] = "none"
+    """Whether the output is carried up the decoder."""
     progressive_input: Literal["none", "input_skip", "residual"] = "residual"
+    """Whether, and how, the input is carried down the encoder."""
     progressive_combine: Literal["sum", "cat"] = "sum"
+    """How an input skip joins the feature map."""
     fourier_scale: Positive = 16.0
+    """Standard deviation of the frequencies of log σ."""
     init_scale: NonNegative = 0.0
+    """Scale of the initial variance of the last convolution of every block."""
 
 
 def _argument(value: Any) -> Any:
@@ -65,10 +69,7 @@ def _argument(value: Any) -> Any:
 
 
 class Own(Closed):
-    """A network of one's own, ``type: module:Class`` (`qcsbm.nets.own`).
-
-    All other keys are keyword arguments of the class.
-    """
+    """A network of one's own, see `qcsbm.nets.own`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Annotated[Any, PlainValidator(_argument)]]
@@ -76,6 +77,7 @@ class Own(Closed):
     type: Annotated[
         str, BeforeValidator(own_name("ncsnpp, or module:Class for a class of one's own"))
     ]
+    """`module:Class`, in a file of the working directory; all other keys are its arguments."""
 
 
 def _kind(value: Any) -> str:

@@ -18,12 +18,14 @@ from qcsbm.schema.sde import VE, VP
 
 
 class EDM(Closed):
-    """Time is the noise level itself, from ``sigma_min`` to ``sigma_max``; data are not scaled."""
+    """Time is the noise level itself; data are not scaled."""
 
     ends: ClassVar[tuple[str, str]] = ("sigma_min", "sigma_max")
     type: Literal["edm"]
     sigma_min: Positive
+    """The lowest one."""
     sigma_max: Positive
+    """The highest one."""
 
 
 class RectifiedFlow(Closed):
@@ -38,37 +40,38 @@ Schedule = Annotated[VE | VP | EDM | RectifiedFlow, Field(discriminator="type")]
 
 
 class Diffusers(Closed):
-    """The folder ``path`` that diffusers wrote, with a U-Net and its scheduler.
-
-    ``label``, ``guidance``, ``null_label`` and ``variant`` are those of
-    `qcsbm.adapters.diffusers.from_diffusers`. ``dequantised`` says that it was trained on
-    (k + u)/L instead of k/(L − 1).
-    """
+    """A model of diffusers, see `qcsbm.adapters.diffusers.from_diffusers`."""
 
     type: Literal["diffusers"]
     path: str
+    """That folder, with a U-Net and its scheduler."""
     label: Index | None = None
+    """The class that it is conditioned on, if any."""
     guidance: NonNegative | None = None
+    """Weight of classifier-free guidance, if any."""
     null_label: Index | None = None
+    """The class that stands for none, for guidance."""
     variant: FolderName | None = None
+    """Which files of weights are read, such as `fp16`."""
     dequantised: bool = False
+    """Whether it was trained on (k + u)/L instead of k/(L − 1)."""
 
 
 class Function(Closed):
-    """A function of one's own, ``type: module:function``, of x (B, C, H, W) and t (B,).
-
-    Its values are of the ``kind`` (`qcsbm.score.kinds`), its time is that of the ``schedule``, and
-    its data lie in ``data_range``; a `qcsbm.adapters.field.Field` says all three by itself.
-    ``files`` are what the code reads by itself, such as weights. ``dequantised`` is that of
-    `Diffusers`.
-    """
+    """A function of one's own (`qcsbm.score.kinds`), or a `qcsbm.adapters.field.Field`."""
 
     type: Annotated[str, BeforeValidator(own_name(EXPECTED))]
+    """`module:function`, in a file of the working directory, of x (B, C, H, W) and t (B,)."""
     kind: Literal["score", "epsilon", "x0", "v", "denoiser", "velocity"] | None = None
+    """What its values are; a `Field` says it by itself."""
     schedule: Schedule | None = None
+    """What its time means; a `Field` says it by itself."""
     data_range: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
+    """The lowest and the highest value of its data; a `Field` says it by itself."""
     files: list[str] = []
+    """What the code reads by itself, such as weights."""
     dequantised: bool = False
+    """Whether it was trained on (k + u)/L instead of k/(L − 1)."""
 
 
 def _kind(value: Any) -> str:

@@ -11,49 +11,66 @@ from qcsbm.schema.base import Closed, Count, Positive, Precision, Whole
 
 
 class PC(Closed):
-    """Predictor–corrector: reverse diffusion, with Langevin steps of signal-to-noise ``snr``."""
+    """Predictor–corrector: reverse diffusion, with Langevin steps in between."""
 
     type: Literal["pc"]
     steps: Annotated[Whole, Field(ge=2)]
+    """Predictor steps."""
     snr: Positive
+    """Signal-to-noise ratio of the corrector's Langevin steps."""
     corrector_steps: Annotated[Whole, Field(ge=0)] = 1
+    """Langevin steps after each predictor step."""
     batch_size: Count
+    """Images drawn together; the corrector's step depends on it."""
     precision: Precision = "float32"
+    """What the network computes its products and convolutions in."""
 
 
 class ODE(Closed):
-    """The probability flow ODE, integrated to relative and absolute tolerances."""
+    """The probability flow ODE, each sample in steps of its own."""
 
     type: Literal["ode"]
     rtol: Positive
+    """Relative tolerance."""
     atol: Positive
+    """Absolute tolerance."""
     batch_size: Count
+    """Images drawn together."""
     precision: Precision = "float32"
+    """What the network computes its products and convolutions in."""
 
 
 class Heun(Closed):
-    """The probability flow ODE in 2 ``steps`` − 1 calls, at noise levels that ``rho`` spaces."""
+    """The probability flow ODE at fixed noise levels (Karras et al., 2022)."""
 
     type: Literal["heun"]
     steps: Annotated[Whole, Field(ge=2)]
+    """Steps, each but the last with two calls."""
     rho: Positive = 7.0
+    """How noise levels are spaced."""
     batch_size: Count
+    """Images drawn together."""
     precision: Precision = "float32"
+    """What the network computes its products and convolutions in."""
 
 
 class Langevin(Closed):
-    """Langevin dynamics, annealed over ``noise_levels`` from the largest to the smallest.
+    """Langevin dynamics, annealed over noise levels.
 
-    With one of them it is that of the smallest. A step at noise level σ has the size
-    ``step_size`` · σ², which from 2 on could only diverge where there is more noise than data.
+    From 2 on, a ``step_size`` could only diverge where there is more noise than data.
     """
 
     type: Literal["langevin"]
     noise_levels: Count
+    """Levels from the largest noise to the smallest; the smallest alone if 1."""
     steps_per_level: Count
+    """Steps at each."""
     step_size: Annotated[Positive, Field(lt=2)]
+    """A step at noise level σ has this size times σ²."""
     batch_size: Count
+    """Images drawn together."""
     precision: Precision = "float32"
+    """What the network computes its products and convolutions in."""
 
 
 Sampler = Annotated[PC | ODE | Heun | Langevin, Field(discriminator="type")]

@@ -36,6 +36,7 @@ class Digits(Source):
     source: Literal["digits"]
     # Both splits have all ten of them.
     test: Annotated[Whole, Field(ge=10, le=total - 10)] = 360
+    """Images of the test split; all others are for training."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,8 +55,11 @@ class Patches(Source):
 
     source: Literal["patches"]
     size: Annotated[Whole, Field(ge=4, le=64)]
+    """Height and width, in pixels."""
     train: Count
+    """Patches for training."""
     test: Several
+    """Patches of the test split, from other regions."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,10 +67,12 @@ class Patches(Source):
 
 
 class FromFiles(Source):
-    """Images from files on this machine: all, or ``train`` and ``test`` of them at random."""
+    """Images from files on this machine, all or some of them."""
 
     train: Count | None = None
+    """So many images at random; all if null."""
     test: Several | None = None
+    """So many images at random; all if null."""
 
 
 class Published(FromFiles):
@@ -104,14 +110,16 @@ class ImageNet32(Published):
 
 
 class Own(FromFiles):
-    """The user's own images, of ``levels`` grey levels per channel, in the folder ``name``."""
+    """The user's own images."""
 
     name: FolderName
+    """The folder with its files, below that of all datasets."""
     levels: Annotated[Whole, Field(ge=2, le=256)] = 256
+    """Grey levels of a channel."""
 
 
 class Idx(Own):
-    """Grey images in IDX files, such as Fashion-MNIST, in the folder ``name``."""
+    """Grey images in IDX files, such as Fashion-MNIST."""
 
     source: Literal["idx"]
 
@@ -121,17 +129,19 @@ class Idx(Own):
 
 
 class Folder(Own):
-    """PNG images in the folders ``name``/train and ``name``/test."""
+    """PNG images in the folders ``train`` and ``test``."""
 
     source: Literal["folder"]
 
 
 class Arrays(Own):
-    """NumPy arrays in the folder ``name``, their axes in the order ``layout``."""
+    """NumPy arrays, in a file for each split."""
 
     source: Literal["arrays"]
     layout: Literal["nhw", "nhwc", "nchw"]
+    """The order of their axes."""
     labels: bool = False
+    """Whether there are labels, too."""
 
     @property
     def labelled(self) -> bool:

@@ -16,7 +16,7 @@ CLEAR = "\033[H\033[2J"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--configfile", type=Path, default=Path("config/quick.yaml"), help="default: %(default)s"
+        "--configfile", type=Path, default=Path("config/config.yaml"), help="default: %(default)s"
     )
     parser.add_argument(
         "--watch",

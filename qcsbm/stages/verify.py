@@ -19,7 +19,7 @@ NOTES_SHOWN = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--configfile", type=Path, default=Path("config/quick.yaml"), help="default: %(default)s"
+        "--configfile", type=Path, default=Path("config/config.yaml"), help="default: %(default)s"
     )
 
 

@@ -135,7 +135,7 @@ def process_of(folder, stage, record):
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = process.cmdline()
-            wanted = words[1:4] == ["-m", "qcsbm", stage] and record in words
+            wanted = words[1:5] == ["-P", "-m", "qcsbm", stage] and record in words
             if wanted and process.cwd() == str(folder):
                 return process
     return None

@@ -20,7 +20,8 @@ from qcsbm.nets.ncsnpp import NCSNpp
 from qcsbm.schema import networks, sources
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "config").glob("*.yaml"))
+# The link config.yaml is one of them.
+CONFIGS = sorted({path.resolve() for path in (ROOT / "config").glob("*.yaml")})
 
 
 @pytest.fixture
@@ -676,7 +677,7 @@ def test_no_dataset_or_table_has_the_name_of_a_rule(quick, rules):
 def test_no_tier_has_the_name_of_a_folder_of_the_quick_tier(quick):
     rules = [
         *(ROOT / "workflow/rules").iterdir(),
-        ROOT / "Snakefile",
+        ROOT / "workflow/Snakefile",
         ROOT / "qcsbm/experiment/layout.py",
     ]
     text = "".join(path.read_text() for path in rules)

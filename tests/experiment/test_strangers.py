@@ -431,7 +431,7 @@ def test_labels_and_paths_reach_a_job_as_they_are_and_run_nothing(root):
     assert result.returncode == 0, result.stdout[-2000:]
     received = []
     for line in result.stdout.splitlines():
-        _, found, command = line.partition("python -m qcsbm ")
+        _, found, command = line.partition("python -P -m qcsbm ")
         # A shell like a job's, in which `python` prints its arguments instead of starting a job.
         command = re.sub(r" 2> \S+$", "", command)
         script = f"python() {{ printf '%s\\0' \"$@\"; }}; python {command}"

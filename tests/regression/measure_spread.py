@@ -39,7 +39,7 @@ def measure(seed: int) -> pd.DataFrame:
             [*command, "--configfile", "ci.yaml"], capture_output=True, text=True, check=True
         )
         # A dry run prints every job once, after the jobs that it depends on.
-        for job in re.findall(r"python -m qcsbm (.*) 2> ", plan.stdout):
+        for job in re.findall(r"python -P -m qcsbm (.*) 2> ", plan.stdout):
             if cli.main(shlex.split(job)):
                 raise RuntimeError(f"seed {seed}: this job failed: qcsbm {job}")
         metrics = pd.read_csv("results/ci/metrics.csv")

@@ -27,6 +27,6 @@ rule claims:
         ),
         stem=subpath(output.md, strip_suffix=".md"),
     shell:
-        "python -m qcsbm claims --spec {params.spec:q} --metrics {input.metrics:q}"
+        "python -P -m qcsbm claims --spec {params.spec:q} --metrics {input.metrics:q}"
         " {params.training:q}"
         " --figure1 {input.figure1:q} --figure4 {input.figure4:q} --out {params.stem:q} 2> {log:q}"

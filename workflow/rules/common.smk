@@ -1,48 +1,30 @@
 """The checked experiment, and the helpers that turn wildcards into files and specifications."""
 
-import os
 import shutil
-import sys
-import sysconfig
 from pathlib import Path
-
-sys.path.insert(0, workflow.basedir)
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from qcsbm.experiment import layout, outside_models, specification
-from qcsbm.experiment.config import ConfigError, load, require_keys_once
 from qcsbm.data import raw
-from qcsbm.runtime import source_code
+from qcsbm.experiment import config as experiment_file
+from qcsbm.experiment import layout, outside_models, specification
 from qcsbm.schema.document import OutsideCell
 
-# Jobs run under the interpreter that runs Snakemake, whether or not its environment is activated,
-# and import the checkout that planned them, wherever they run and whatever is installed. Where the
-# package itself is an installed one, all others of that folder would come along.
-checkout = str(source_code.PACKAGE.parent)
-installed = checkout in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-environment = {
-    "PATH": [os.path.dirname(sys.executable), *os.get_exec_path()],
-    "PYTHONPATH": ["" if installed else checkout, os.environ.get("PYTHONPATH", "")],
-}
-os.environ.update(
-    {name: os.pathsep.join(filter(None, v)) for name, v in environment.items()}
-)
-os.environ.update(PYTHONSAFEPATH="1")
-if workflow.is_main_process or source_code.PLANNED not in os.environ:
-    os.environ.update({source_code.PLANNED: source_code.package_digest()})
-
-if len(workflow.configfiles) > 1:
+# Snakemake merges all configuration files. The experiment is a part of their keys, or all.
+whole = workflow.modifier_stack[0].globals["config"]
+FILES = experiment_file.origins(config, whole, workflow.configfiles)
+if len(FILES) > 1:
     raise WorkflowError(
-        f"experiment file: found {', '.join(map(str, workflow.configfiles))}, expected one, as "
-        "Snakemake would mix them; change single keys with --config"
+        f"experiment file: found {', '.join(map(str, FILES))}, expected one, as Snakemake would "
+        "mix them; change single keys with --config"
     )
 try:
-    for file in workflow.configfiles:
-        require_keys_once(file)
-    EXPERIMENT = load(config, ", ".join(map(str, workflow.configfiles)))
-except ConfigError as error:
+    for file in FILES:
+        experiment_file.require_keys_once(file)
+    source = ", ".join(map(str, FILES)) or f"config of the module {__name__}"
+    EXPERIMENT = experiment_file.load(config, source)
+except experiment_file.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 ROOT = EXPERIMENT.root
@@ -85,6 +67,15 @@ def spec(stage, *names):
     return of
 
 
+# What a module's prefix makes of an output.
+placed = workflow.modifier.path_modifier.replace_prefix
+
+
+def description(dataset):
+    """What says of a prepared dataset where it came from."""
+    return placed(f"{layout.data(EXPERIMENT, dataset)}/data.json")
+
+
 def cell(wildcards):
     return EXPERIMENT.cells[wildcards.dataset, wildcards.method]
 
@@ -99,21 +90,25 @@ def predecessor(wildcards):
     return checkpoint(wildcards.dataset, earlier[0], wildcards.seed, earlier[1])
 
 
+def from_outside(path):
+    """A file that no job makes: its content counts and not its age, and it is where it was said to
+    be, whatever the prefix of a module."""
+    return ancient(local(str(path)))
+
+
 def final_checkpoint(wildcards):
-    """Of a model from outside all of its files, whose content counts and not their age."""
+    """Of a model from outside all of its files."""
     configured = cell(wildcards)
     if isinstance(configured, OutsideCell):
-        files = outside_models.files(configured.model)
-        return [ancient(str(path)) for path in files]
+        return list(map(from_outside, outside_models.files(configured.model)))
     return checkpoint(
         wildcards.dataset, wildcards.method, wildcards.seed, configured.steps
     )
 
 
 def checkpoint(dataset, method, seed, step):
-    """The file; of one from outside, its content counts and not its age."""
     path = layout.checkpoint(EXPERIMENT, dataset, method, seed, step)
-    return ancient(path) if path in IMPORTED else path
+    return from_outside(path) if path in IMPORTED else path
 
 
 def runs(methods, datasets):
@@ -199,9 +194,9 @@ def extractor_weights(dataset, extractor):
 
 
 def statistics(wildcards):
-    """Published statistics; they are from outside, so that their content counts."""
+    """Published statistics, if there are any."""
     path = cell(wildcards).quality.statistics
-    return ancient(path) if path else []
+    return from_outside(path) if path else []
 
 
 def sample_features(wildcards):

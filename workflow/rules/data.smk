@@ -1,9 +1,9 @@
 # What was prepared stays valid where the files that it was made from are gone.
-for dataset, description in EXPERIMENT.datasets.items():
-    prepared = raw.prepared(f"{layout.data(EXPERIMENT, dataset)}/data.json")
-    if workflow.is_main_process and prepared and not raw.fingerprint(description.data):
+for dataset, configured in EXPERIMENT.datasets.items():
+    prepared = raw.prepared(description(dataset))
+    if workflow.is_main_process and prepared and not raw.fingerprint(configured.data):
         logger.warning(
-            f"{dataset}: found no files in {raw.folder(description.data)}, expected those that it "
+            f"{dataset}: found no files in {raw.folder(configured.data)}, expected those that it "
             "was prepared from; what was prepared is kept"
         )
 
@@ -23,10 +23,12 @@ rule prepare:
     conda:
         "../../environment.yml"
     params:
-        spec=spec("prepare", "dataset"),
+        spec=lambda wildcards: specification.prepare(
+            EXPERIMENT, wildcards.dataset, description(wildcards.dataset)
+        ).text(),
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m qcsbm prepare --spec {params.spec:q} --out {params.folder:q} 2> {log:q}"
+        "python -P -m qcsbm prepare --spec {params.spec:q} --out {params.folder:q} 2> {log:q}"
 
 
 rule classifier:
@@ -45,5 +47,5 @@ rule classifier:
         spec=spec("classifier", "dataset"),
         data=subpath(input[0], parent=True),
     shell:
-        "python -m qcsbm classifier --spec {params.spec:q} --data {params.data:q}"
+        "python -P -m qcsbm classifier --spec {params.spec:q} --data {params.data:q}"
         " --out {output.weights:q} --record {output.record:q} 2> {log:q}"

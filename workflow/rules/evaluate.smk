@@ -20,7 +20,7 @@ rule reference_features:
             ["--weights", input.weights] if input.weights else []
         ),
     shell:
-        "python -m qcsbm features --spec {params.spec:q} --data {params.data:q} {params.weights:q}"
+        "python -P -m qcsbm features --spec {params.spec:q} --data {params.data:q} {params.weights:q}"
         " --images {input.images:q} --shard {wildcards.scatteritem}"
         " --out {output:q} 2> {log:q}"
 
@@ -47,7 +47,7 @@ rule sample_features:
             ["--weights", input.weights] if input.weights else []
         ),
     shell:
-        "python -m qcsbm features --spec {params.spec:q} --data {params.data:q} {params.weights:q}"
+        "python -P -m qcsbm features --spec {params.spec:q} --data {params.data:q} {params.weights:q}"
         " --images {input.images:q} --shard {wildcards.scatteritem} --out {output:q} 2> {log:q}"
 
 
@@ -70,7 +70,7 @@ rule quality:
             ["--statistics", input.statistics] if input.statistics else []
         ),
     shell:
-        "python -m qcsbm quality --spec {params.spec:q} --samples {input.samples:q}"
+        "python -P -m qcsbm quality --spec {params.spec:q} --samples {input.samples:q}"
         " --reference {input.reference:q} {params.statistics:q} --record {output:q} 2> {log:q}"
 
 
@@ -92,7 +92,7 @@ rule likelihood:
         spec=spec("likelihood", "dataset", "method", "seed"),
         data=subpath(input.data, parent=True),
     shell:
-        "python -m qcsbm likelihood --spec {params.spec:q} --data {params.data:q}"
+        "python -P -m qcsbm likelihood --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
         " --out {output.bits:q} --record {output.record:q} 2> {log:q}"
 
@@ -114,7 +114,7 @@ rule gather_likelihood:
     params:
         spec=spec("likelihood", "dataset", "method", "seed"),
     shell:
-        "python -m qcsbm gather_likelihood --spec {params.spec:q} --shards {input.bits:q}"
+        "python -P -m qcsbm gather_likelihood --spec {params.spec:q} --shards {input.bits:q}"
         " --records {input.records:q} --out {output.bits:q} --record {output.record:q} 2> {log:q}"
 
 
@@ -136,7 +136,7 @@ rule asymmetry:
         spec=spec("asymmetry", "dataset", "method", "seed"),
         data=subpath(input.data, parent=True),
     shell:
-        "python -m qcsbm asymmetry --spec {params.spec:q} --data {params.data:q}"
+        "python -P -m qcsbm asymmetry --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
         " --out {output.values:q} --record {output.record:q} 2> {log:q}"
 
@@ -158,7 +158,7 @@ rule gather_asymmetry:
     params:
         spec=spec("asymmetry", "dataset", "method", "seed"),
     shell:
-        "python -m qcsbm gather_asymmetry --spec {params.spec:q} --shards {input.values:q}"
+        "python -P -m qcsbm gather_asymmetry --spec {params.spec:q} --shards {input.values:q}"
         " --records {input.records:q} --levels {output.levels:q} --record {output.record:q}"
         " 2> {log:q}"
 
@@ -181,6 +181,6 @@ rule circulation:
         spec=spec("circulation", "dataset", "method", "seed"),
         data=subpath(input.data, parent=True),
     shell:
-        "python -m qcsbm circulation --spec {params.spec:q} --data {params.data:q}"
+        "python -P -m qcsbm circulation --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --levels {output.levels:q} --record {output.record:q}"
         " 2> {log:q}"

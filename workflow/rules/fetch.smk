@@ -15,4 +15,4 @@ for source in ["cifar10", "cifar100", "svhn"]:
         params:
             source=source,
         shell:
-            "python -m qcsbm fetch {params.source:q} 2> {log:q}"
+            "python -P -m qcsbm fetch {params.source:q} 2> {log:q}"

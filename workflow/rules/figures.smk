@@ -38,5 +38,5 @@ rule figures:
         data=subpath(input[0], parent=True),
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m qcsbm figures --spec {params.spec:q} --data {params.data:q}"
+        "python -P -m qcsbm figures --spec {params.spec:q} --data {params.data:q}"
         " --records {input.records:q} --out {params.folder:q} 2> {log:q}"

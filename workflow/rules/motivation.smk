@@ -28,7 +28,7 @@ rule figure1:
         table=subpath(output.md, strip_suffix=".md"),
         figure=subpath(output.png, strip_suffix=".png"),
     shell:
-        "python -m qcsbm figure1 --spec {params.spec:q} --table {params.table:q}"
+        "python -P -m qcsbm figure1 --spec {params.spec:q} --table {params.table:q}"
         " --starts {output.starts:q} --figure {params.figure:q} 2> {log:q}"
 
 
@@ -60,5 +60,5 @@ rule figure4:
         table=subpath(output.md, strip_suffix=".md"),
         figure=subpath(output.png, strip_suffix=".png"),
     shell:
-        "python -m qcsbm figure4 --spec {params.spec:q} --table {params.table:q}"
+        "python -P -m qcsbm figure4 --spec {params.spec:q} --table {params.table:q}"
         " --figure {params.figure:q} 2> {log:q}"

@@ -13,7 +13,7 @@ rule gather_records:
     params:
         spec=spec("gather_records"),
     shell:
-        "python -m qcsbm gather_records --spec {params.spec:q} --records {input:q} --out {output:q} 2> {log:q}"
+        "python -P -m qcsbm gather_records --spec {params.spec:q} --records {input:q} --out {output:q} 2> {log:q}"
 
 
 rule table:
@@ -36,9 +36,9 @@ rule table:
         "../../environment.yml"
     params:
         spec=spec("table", "table"),
-        stem=lambda wildcards: f"{ROOT}/{wildcards.table}",
+        stem=subpath(output[0], strip_suffix=".md"),
     shell:
-        "python -m qcsbm table --spec {params.spec:q} --records {input:q} --out {params.stem:q}"
+        "python -P -m qcsbm table --spec {params.spec:q} --records {input:q} --out {params.stem:q}"
         " 2> {log:q}"
 
 
@@ -64,5 +64,5 @@ rule cost:
         spec=spec("cost"),
         table=subpath(output[0], strip_suffix=".md"),
     shell:
-        "python -m qcsbm cost --spec {params.spec:q} --records {input:q} --table {params.table:q}"
+        "python -P -m qcsbm cost --spec {params.spec:q} --records {input:q} --table {params.table:q}"
         " 2> {log:q}"

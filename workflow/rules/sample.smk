@@ -16,7 +16,7 @@ rule sample:
         spec=spec("sample", "dataset", "method", "seed", "sampler"),
         data=subpath(input.data, parent=True),
     shell:
-        "python -m qcsbm sample --spec {params.spec:q} --data {params.data:q}"
+        "python -P -m qcsbm sample --spec {params.spec:q} --data {params.data:q}"
         " --checkpoint {input.checkpoint:q} --shard {wildcards.scatteritem}"
         " --out {output.images:q} --record {output.record:q} 2> {log:q}"
 
@@ -40,6 +40,6 @@ rule gather_samples:
         spec=spec("sample", "dataset", "method", "seed", "sampler"),
         data=subpath(input.data, parent=True),
     shell:
-        "python -m qcsbm gather_samples --spec {params.spec:q} --data {params.data:q}"
+        "python -P -m qcsbm gather_samples --spec {params.spec:q} --data {params.data:q}"
         " --shards {input.images:q} --records {input.records:q}"
         " --out {output.images:q} --record {output.record:q} 2> {log:q}"

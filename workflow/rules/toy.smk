@@ -12,7 +12,7 @@ rule toy_run:
     params:
         spec=spec("toy", "toy", "toy_method", "seed"),
     shell:
-        "python -m qcsbm toy --spec {params.spec:q} --out {output.field:q}"
+        "python -P -m qcsbm toy --spec {params.spec:q} --out {output.field:q}"
         " --record {output.record:q} 2> {log:q}"
 
 
@@ -43,7 +43,7 @@ rule toy_table:
         spec=spec("toy_table"),
         table=subpath(output.md, strip_suffix=".md"),
     shell:
-        "python -m qcsbm toy_table --spec {params.spec:q} --records {input:q}"
+        "python -P -m qcsbm toy_table --spec {params.spec:q} --records {input:q}"
         " --table {params.table:q} 2> {log:q}"
 
 
@@ -73,7 +73,7 @@ rule toy_figure:
         spec=spec("toy_figure", "toy"),
         figure=subpath(output.png, strip_suffix=".png"),
     shell:
-        "python -m qcsbm toy_figure --spec {params.spec:q} --fields {input:q}"
+        "python -P -m qcsbm toy_figure --spec {params.spec:q} --fields {input:q}"
         " --figure {params.figure:q} 2> {log:q}"
 
 

@@ -21,7 +21,7 @@ rule train:
         data=subpath(input[0], parent=True),
         init=lambda wildcards, input: ["--init", input.init] if input.init else [],
     shell:
-        "exec python -m qcsbm train --spec {params.spec:q} --data {params.data:q} {params.init:q}"
+        "exec python -P -m qcsbm train --spec {params.spec:q} --data {params.data:q} {params.init:q}"
         " --out {output.checkpoint:q} --curve {output.curve:q} --record {output.record:q}"
         " 2> {log:q}"
 
@@ -29,6 +29,9 @@ rule train:
 # A training that was interrupted goes on from its state, unless it is forced to run.
 onstart:
     for job in workflow.dag.needrun_jobs():
-        if job.rule.name == "train" and workflow.dag.reason(job).forced:
+        if (
+            job.rule.name == rules.train.rule.name
+            and workflow.dag.reason(job).forced
+        ):
             state = Path(job.output.checkpoint).with_suffix(".state")
             shutil.rmtree(state, ignore_errors=True)
