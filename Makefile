@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.lock torch.lock pyproject.toml
 	touch $@
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadgroup
 
 # The oldest versions that pyproject.toml promises. Slurm's plugin asks for newer ones.
 oldest:

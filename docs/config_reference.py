@@ -239,7 +239,7 @@ def rows(of_model: dict[str, Any]) -> list[str]:
         default = f"`{json.dumps(described['default'])}`" if "default" in described else ""
         if key in of_model.get("required", []):
             default = "—"
-        meaning = described.get("description", "").replace("|", "\\|")
+        meaning = described.get("description", "").replace("|", "\\|").replace("``", "`")
         found.append(f"| `{key}` | {values(described)} | {default} | {meaning} |")
     return found
 

@@ -102,6 +102,13 @@ def expecting(records):
     return found
 
 
+def pytest_collection_modifyitems(items):
+    """Of several processes of tests one has all that share a fixture: a file, or the ci tier."""
+    for item in items:
+        group = "ci" if "ci" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=5, help="kills per stage (test_kills.py)")
 

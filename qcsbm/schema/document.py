@@ -89,7 +89,7 @@ class Dataset(Closed):
     seeds: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = None
     """In place of the experiment's `seeds`, if not null."""
     classifier: ClassifierTraining | None = None
-    """The classifier whose features `extractor: classifier` compares; it needs labels."""
+    """The classifier whose features ``extractor: classifier`` compares; it needs labels."""
 
 
 class Table(Closed):

@@ -77,7 +77,7 @@ class Own(Closed):
     type: Annotated[
         str, BeforeValidator(own_name("ncsnpp, or module:Class for a class of one's own"))
     ]
-    """`module:Class`, in a file of the working directory; all other keys are its arguments."""
+    """``module:Class``, in a file of the working directory; all other keys are its arguments."""
 
 
 def _kind(value: Any) -> str:

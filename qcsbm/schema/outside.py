@@ -61,7 +61,7 @@ class Function(Closed):
     """A function of one's own (`qcsbm.score.kinds`), or a `qcsbm.adapters.field.Field`."""
 
     type: Annotated[str, BeforeValidator(own_name(EXPECTED))]
-    """`module:function`, in a file of the working directory, of x (B, C, H, W) and t (B,)."""
+    """``module:function``, in a file of the working directory, of x (B, C, H, W) and t (B,)."""
     kind: Literal["score", "epsilon", "x0", "v", "denoiser", "velocity"] | None = None
     """What its values are; a `Field` says it by itself."""
     schedule: Schedule | None = None
