@@ -5,9 +5,8 @@ import math
 
 import pytest
 import torch
-from conftest import score_model
+from conftest import Once, score_model
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from qcsbm.conservativeness import asymmetry
 from qcsbm.conservativeness.asymmetry import (
@@ -314,17 +313,6 @@ def test_differences_of_a_gradient_leave_the_square_of_the_step():
 
 def test_all_differences_take_one_pass_each_and_no_second_derivative():
     passes = []
-
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return x.sin()
-
-        @staticmethod
-        @once_differentiable
-        def backward(ctx, gradient):
-            return gradient * ctx.saved_tensors[0].cos()
 
     def score(x, t):
         passes.append((torch.is_grad_enabled(), torch.backends.cuda.flash_sdp_enabled()))

@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import score_model
+from conftest import Once, score_model
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.functional import scaled_dot_product_attention
@@ -312,18 +311,6 @@ def test_fused_attention_is_taken_by_both_derivatives():
     found = loss(net, x, **differences(3e-3))
     assert error(found.detach(), value.detach()) < 0.01
     assert error(gradient(found.sum(), net), gradient(value.sum(), net)) < 0.01
-
-
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        return gradient * ctx.saved_tensors[0].cos()
 
 
 class Sine(nn.Module):

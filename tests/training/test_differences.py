@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import score_model
+from conftest import Once, score_model
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from qcsbm.conservativeness.products import rademacher
 from qcsbm.runtime.seeding import derive, generator
@@ -105,18 +104,6 @@ def test_one_pass_for_both_losses_and_two_for_each_probe_all_with_the_same_dropo
     assert not torch.equal(first, last) and torch.equal(last, rest)
     assert torch.equal(losses[0].dsm, losses[1].dsm)
     assert error(losses[1].qc.detach(), losses[0].qc.detach()) < 0.01
-
-
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        return gradient * ctx.saved_tensors[0].cos()
 
 
 class Net(nn.Module):
