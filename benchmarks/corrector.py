@@ -1,6 +1,6 @@
 """Samples of few predictor–corrector steps by the corrector's signal-to-noise ratio.
 
-    python benchmarks/corrector.py [--samples 512] [--seed 0]
+    python benchmarks/corrector.py [--samples 512] [--seed 0] [--fourier-scale 16]
 
 U is trained as `config/quick.yaml` says, on digits and on patches. Samples of the same noise are
 compared with the training images, in the features of the tier's Table 3: Fréchet distance,
@@ -38,11 +38,15 @@ STEPS, RATIOS = (50, 75, 100), (0.16, 0.22, 0.3, 0.4)
 SOURCES = {"digits": digits, "patches": patches}
 
 
-def trained(dataset: str, data: Splits, seed: int) -> ScoreModel:
-    """The tier's U with its averaged weights."""
+def trained(dataset: str, data: Splits, seed: int, fourier_scale: float | None) -> ScoreModel:
+    """The tier's U with its averaged weights, or with another ``fourier_scale``."""
     cell = QUICK.trainings[dataset, "u"]
+    settings = specification.model(cell)
+    if fourier_scale:
+        network = settings.network.model_copy(update={"fourier_scale": fourier_scale})
+        settings = settings.model_copy(update={"network": network})
     images = data.train.images
-    model = build(images.shape[1:], specification.model(cell), seed=seed)
+    model = build(images.shape[1:], settings, seed=seed)
     state = train(model, images, data.levels, cell.training, None, seed, cell.steps)
     model.load_state_dict(state.model | state.ema)
     return model.eval()
@@ -63,13 +67,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=512, help="a multiple of 128")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fourier-scale", type=float, help="instead of the tier's")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
     result = {}
     for dataset, source in SOURCES.items():
         data = source(QUICK.datasets[dataset].data)
-        model, features = trained(dataset, data, arguments.seed), features_of(dataset, data)
+        model = trained(dataset, data, arguments.seed, arguments.fourier_scale)
+        features = features_of(dataset, data)
         real = features(data.train.images)
         statistics = feature_statistics(real)
         dequantised = QUICK.trainings[dataset, "u"].training.dequantise
