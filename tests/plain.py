@@ -241,6 +241,8 @@ def _asymmetry(j):
 def _jackknife(jv, jtv):
     up, down = ((jv - jtv) ** 2).sum(1) / 2, (jv**2).sum(1) + (jtv**2).sum(1)
     n = len(jv)
+    if n == 1:
+        return up.mean(), up.item() / down.item()
     without = [(up.sum() - up[i]) / (down.sum() - down[i]) for i in range(n)]
     return up.mean(), n * up.sum() / down.sum() - (n - 1) * np.mean(without)
 

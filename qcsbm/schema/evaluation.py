@@ -75,9 +75,9 @@ class Asymmetry(Closed):
     """
 
     estimator: Literal["exact", "antisymmetric", "trace"]
-    """Exact, or estimated: `antisymmetric` from several probes, `trace` (Eq. 9) from one."""
-    probes: Annotated[Whole, Field(ge=2)] | None = None
-    """Probes for each image of the estimator `antisymmetric`."""
+    """Exact, or estimated: `antisymmetric` from ``probes`` probes, `trace` (Eq. 9) from one."""
+    probes: Count | None = None
+    """Probes for each image of `antisymmetric`; a single one leaves NAsym the bias of a ratio."""
     derivatives: Derivatives = "autograd"
     """`finite_differences` needs no second derivatives; for `antisymmetric` alone."""
     difference_step: Positive | None = Field(default_factory=default_step)

@@ -101,7 +101,7 @@ methods:
     init_from: {method: u_vp, step: 60}
     steps: 62
     regulariser: {weight: 0.3, probes: 2, estimator: trace, batch_size: 5}
-    asymmetry: {derivatives: finite_differences, difference_step: 0.5}
+    asymmetry: {probes: 1, derivatives: finite_differences, difference_step: 0.5}
 tables: {table2: {methods: [c]}}
 """
 EXPERIMENT = config.load(yaml.safe_load(DOCUMENT), "tiny.yaml")
