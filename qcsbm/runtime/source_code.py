@@ -2,9 +2,9 @@
 
 The digest of a stage is that of its module and of all modules of this package that it imports,
 directly or not. Where a setting names the module, by ``import_module(f"package.{name}")``, these
-are all modules of that package. It is taken of their syntax trees without docstrings, so that
-comments and layout do not count. The digest of the whole package is taken of the bytes of its
-files, in milliseconds.
+are all modules of that package. It is taken of their syntax trees without docstrings and texts
+below fields, so that these, comments and layout do not count. The digest of the whole package is
+taken of the bytes of its files, in milliseconds.
 """
 
 import ast
@@ -121,22 +121,21 @@ def _named_by_settings(call: ast.Call) -> list[str]:
 
 
 def _tokens(node: ast.AST) -> Iterator[str]:
-    """The syntax tree below ``node``, without docstrings and empty fields.
+    """The syntax tree below ``node``, without empty fields and texts.
 
+    Texts are strings that stand by themselves: docstrings, and what is said below a field.
     Python's own `ast.dump` writes the same tree differently in its versions.
     """
     yield type(node).__name__
     for name in node._fields:
         value = getattr(node, name, None)
-        items = value if isinstance(value, list) else [value]
-        if name == "body" and isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ):
-            items = items[1:] if ast.get_docstring(node, clean=False) is not None else items
-        for item in items:
-            if isinstance(item, ast.AST):
-                yield f"({name}"
-                yield from _tokens(item)
-                yield ")"
-            elif item is not None:
-                yield f"{name}={item!r}"
+        for item in value if isinstance(value, list) else [value]:
+            match item:
+                case None | ast.Expr(value=ast.Constant(value=str())):
+                    continue
+                case ast.AST():
+                    yield f"({name}"
+                    yield from _tokens(item)
+                    yield ")"
+                case _:
+                    yield f"{name}={item!r}"

@@ -513,6 +513,11 @@ def test_a_digest_is_that_of_the_code_that_a_stage_runs(package):
     module = package / "sampling/likelihood.py"
     assert digest_after(module, lambda text: "# A comment.\n\n" + text) == first
     assert digest_after(module, lambda text: text.replace('"""', '"""Word. ', 1)) == first
+    text_of_a_key = '"""The first so many'
+    evaluation = package / "schema/evaluation.py"
+    assert text_of_a_key in evaluation.read_text()
+    reworded = '"""Those that come first, so many'
+    assert digest_after(evaluation, lambda text: text.replace(text_of_a_key, reworded)) == first
     assert source_code.package_digest() != whole
     assert digest_after(package / "report/tables.py", lambda text: text + "\nx = 1\n") == first
     # Imported by what it imports, inside of a function or not.
