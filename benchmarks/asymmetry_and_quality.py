@@ -1,7 +1,8 @@
 """Do models with less asymmetry have better likelihood and samples? Rank correlations over models.
 
-    snakemake results/weight_sweep/metrics.csv --configfile benchmarks/weight_sweep.yaml
-    python benchmarks/asymmetry_and_quality.py results/weight_sweep/metrics.csv [--out FIGURE.svg]
+    python benchmarks/asymmetry_and_quality.py METRICS.csv [--out FIGURE.svg]
+
+`asymmetry_and_quality.yaml` says how to make the numbers.
 
 For every dataset, NAsym and circulation (where it was measured) against NLL and every FD:
 

@@ -2,7 +2,8 @@
 
 It holds the experiment file, all records, the numbers, claims and tables that follow from these,
 the pictures, and ``piece.json``, which says what they were computed with. Samples and checkpoints
-stay behind. The results are verified first; the exit status is 1 if they are not whole.
+stay behind. Beside the folders of a study are the numbers and claims of all of them. The results
+are verified first; the exit status is 1 if they are not whole.
 """
 
 import argparse
@@ -30,20 +31,23 @@ from qcsbm.stages import table as table_stage
 
 Records = dict[Path, dict[str, Any]]
 RECORDS, EXPERIMENT = "records.jsonl", "experiment.yaml"
+METRICS, CLAIMS = "metrics.csv", "claims.json"
 LINES_SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="the dataset, as the experiment file calls it")
     parser.add_argument("--configfile", type=Path, default=Path("config/study.yaml"))
-    parser.add_argument("--out", type=Path, help="folder to write; default: docs/study/DATASET")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/study"), help="folder to write OUT/DATASET in"
+    )
     parser.add_argument(
         "--again", action="store_true", help="only make the tables of a collected folder once more"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    dataset, folder = arguments.dataset, arguments.out or Path("docs/study") / arguments.dataset
+    dataset, folder = arguments.dataset, arguments.out / arguments.dataset
     if not arguments.again:
         experiment = read(arguments.configfile).only(dataset)
         report = verification.verify(experiment)
@@ -54,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         _collect(arguments.configfile, experiment, dataset, report.records, folder)
     for name, text in texts(dataset, folder).items():
         write_text(folder / name, text)
+    for name, text in together(arguments.out).items():
+        write_text(arguments.out / name, text)
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MiB")
     return 0
 
@@ -120,7 +126,19 @@ def texts(dataset: str, folder: Path) -> dict[str, str]:
         if suffix != ".html"
     }
     facts = json.dumps(_origin(dataset, experiment, folder, records), indent=1)
-    return {"metrics.csv": metrics, PIECE: facts + "\n", **found}
+    return {METRICS: metrics, PIECE: facts + "\n", **found}
+
+
+def together(study: Path) -> dict[str, str]:
+    """The numbers and claims of all folders in ``study``, by the name of their file."""
+    folders = [path.parent for path in sorted(study.glob(f"*/{PIECE}"))]
+    numbers = [pd.read_csv(folder / METRICS, dtype=str, na_filter=False) for folder in folders]
+    documents = [json.loads((folder / CLAIMS).read_text(encoding="utf-8")) for folder in folders]
+    judged = {key: [x for document in documents for x in document[key]] for key in documents[0]}
+    return {
+        METRICS: pd.concat(numbers).to_csv(index=False),
+        CLAIMS: json.dumps(judged, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    }
 
 
 def _chosen(records: Records, files: Iterable[str]) -> list[dict[str, Any]]:

@@ -976,3 +976,13 @@ def test_the_study_has_the_values_of_the_tiers_that_it_repeats(dataset, source):
             assert ours.samplers[name] == theirs.samplers[name], (method, name)
         own = {"samplers", "circulation"}
         assert ours.model_dump(exclude=own) == theirs.model_dump(exclude=own), method
+
+
+@pytest.mark.parametrize("ours, theirs", [("u", "u"), ("qcplus_001", "qcplus")])
+def test_models_of_more_or_less_l_qc_are_those_of_the_study(ours, theirs):
+    sweep = read(ROOT / "benchmarks/asymmetry_and_quality.yaml")
+    study = read(ROOT / "config/study.yaml")
+    mine, cell = sweep.cells["digits", ours], study.cells["digits", theirs]
+    assert mine.samplers["pc"] == cell.samplers["pc"]
+    own = {"samplers", "label"}
+    assert mine.model_dump(exclude=own) == cell.model_dump(exclude=own)

@@ -107,8 +107,8 @@ def problems(folder):
 
 
 def test_a_piece_has_the_numbers_claims_and_tables_of_its_dataset_alone(results):
-    assert in_process("collect", "digits", "--configfile", "tiny.yaml", "--out", "piece") == 0
-    folder = Path("piece")
+    assert in_process("collect", "digits", "--configfile", "tiny.yaml", "--out", "pieces") == 0
+    folder = Path("pieces/digits")
     assert {path.name for path in folder.iterdir()} == {
         *("experiment.yaml", "records.jsonl", "piece.json", "metrics.csv", "asymmetry.png"),
         *("claims.md", "claims.json", "cost.md", "cost.csv"),
@@ -135,8 +135,8 @@ def test_a_piece_has_the_numbers_claims_and_tables_of_its_dataset_alone(results)
 
 
 def test_what_does_not_follow_from_the_records_is_found(results, capsys):
-    in_process("collect", "digits", "--configfile", "tiny.yaml", "--out", "piece")
-    folder = Path("piece")
+    in_process("collect", "digits", "--configfile", "tiny.yaml", "--out", "pieces")
+    folder = Path("pieces/digits")
     assert problems(folder) == []
     text = (folder / "records.jsonl").read_text()
     first = json.loads(text.splitlines()[-1])
@@ -147,29 +147,49 @@ def test_what_does_not_follow_from_the_records_is_found(results, capsys):
     assert set(problems(folder)) == {
         *("metrics.csv", "claims.md", "claims.json", "table2.md", "table2.csv", "table2.tex"),
     }
-    assert in_process("collect", "digits", "--out", "piece", "--again") == 0
+    assert in_process("collect", "digits", "--out", "pieces", "--again") == 0
     assert problems(folder) == []
 
 
 def test_nothing_is_collected_of_results_that_are_not_whole(results, capsys):
     verification.verify(results).missing.append("results/tiny/runs/digits/u/seed3/step6.json")
-    assert in_process("collect", "digits", "--configfile", "tiny.yaml", "--out", "piece") == 1
+    assert in_process("collect", "digits", "--configfile", "tiny.yaml", "--out", "pieces") == 1
     assert "1 files are wrong or missing" in capsys.readouterr().out
-    assert not Path("piece").exists()
+    assert not Path("pieces").exists()
     assert in_process("collect", "sounds", "--configfile", "tiny.yaml") == 2
     assert "found 'sounds', expected one of digits, patches" in capsys.readouterr().err
 
 
+def test_numbers_and_claims_of_all_folders_stand_beside_them(results):
+    in_process("collect", "digits", "--configfile", "tiny.yaml", "--out", "pieces")
+    first, second = Path("pieces/digits"), Path("pieces/other")
+    shutil.copytree(first, second)
+    rows = pd.read_csv(first / "metrics.csv").assign(dataset="other", of_others=1.5)
+    rows.to_csv(second / "metrics.csv", index=False)
+    assert in_process("collect", "digits", "--out", "pieces", "--again") == 0
+    metrics = pd.read_csv("pieces/metrics.csv")
+    assert metrics["dataset"].value_counts().to_dict() == {"digits": len(rows), "other": len(rows)}
+    pd.testing.assert_frame_equal(
+        metrics[metrics["dataset"] == "digits"].drop(columns="of_others"),
+        pd.read_csv(first / "metrics.csv"),
+    )
+    claims = json.loads(Path("pieces/claims.json").read_text())["claims"]
+    assert claims == 2 * json.loads((first / "claims.json").read_text())["claims"] != []
+
+
 def test_committed_pieces_follow_from_their_records():
-    for piece in sorted(STUDY.glob("*/piece.json")):
+    pieces = sorted(STUDY.glob("*/piece.json"))
+    for piece in pieces:
         assert problems(piece.parent) == []
+    for name, text in (collect.together(STUDY) if pieces else {}).items():
+        assert (STUDY / name).read_text() == text
 
 
 def test_a_run_is_set_beside_a_piece(results, capsys):
     for name in ("study", "mine"):
         in_process("collect", "digits", "--configfile", "tiny.yaml", "--out", name)
     capsys.readouterr()
-    assert in_process("compare", "study", "mine") == 0
+    assert in_process("compare", "study/digits", "mine/digits") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "10 of 10 numbers, each a mean over 3 seeds" in text
     assert "to all digits: 10." in text

@@ -1,0 +1,77 @@
+"""Draw `study/effects.svg`: every effect of the study's two first families, with its interval.
+
+    python docs/effects.py [folder]
+
+Filled markers are decided after Holm's correction, open ones are not.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from qcsbm.report.claims import UNDECIDED
+from qcsbm.report.figures import style
+
+FAMILIES = ("asymmetry", "primary")
+HEIGHT = 0.17
+
+
+def panel(axes: Axes, claims: list[dict], colours: dict[str, str]) -> None:
+    """Effects on one dataset, all of them ratios or all differences, from top to bottom."""
+    ratios = claims[0]["scale"] == "ratio"
+    measures = list(dict.fromkeys(claim["measure"] for claim in claims))
+    y, ticks = 0.0, []
+    for measure in measures:
+        first = y
+        for claim in (claim for claim in claims if claim["measure"] == measure):
+            colour = colours[claim["subject"]]
+            filled = colour if claim["verdict"] != UNDECIDED else "white"
+            axes.plot([claim["low"], claim["high"]], [y, y], color=colour, linewidth=1.2)
+            axes.plot(claim["effect"], y, "o", color=colour, markerfacecolor=filled, ms=3.5)
+            y += 1
+        ticks.append((first + y - 1) / 2)
+        y += 1
+    axes.axvline(1 if ratios else 0, color=style.BLACK, linewidth=0.8)
+    axes.set_yticks(ticks, measures)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    if ratios:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(style.LogTicks())
+        axes.xaxis.set_minor_formatter(style.LogTicks(minor_thresholds=(2, 0.5)))
+    axes.set_xlabel("ratio" if ratios else "difference (bits/dim)")
+
+
+def draw(claims: list[dict]) -> Figure:
+    """A row for each dataset: asymmetry, Fréchet distance, likelihood."""
+    claims = [c for c in claims if c["family"] in FAMILIES and c["low"] is not None]
+    topics = list(dict.fromkeys(claim["topic"] for claim in claims))
+    subjects = list(dict.fromkeys(claim["subject"] for claim in claims))
+    colours = dict(zip(subjects, style.COLOURS, strict=False))
+    figure = Figure(figsize=(style.WIDTH, 0.6 + 3.3 * len(topics)), layout="constrained")
+    rows = figure.subplots(len(topics), 3, squeeze=False)
+    for row, topic in zip(rows, topics, strict=True):
+        of_topic = [claim for claim in claims if claim["topic"] == topic]
+        primary = [claim for claim in of_topic if claim["family"] == "primary"]
+        panel(row[0], [c for c in of_topic if c["family"] == "asymmetry"], colours)
+        panel(row[1], [c for c in primary if c["scale"] == "ratio"], colours)
+        panel(row[2], [c for c in primary if c["scale"] == "difference"], colours)
+        row[1].set_title(topic)
+    handles = [Line2D([], [], marker="o", color=colours[s], label=s) for s in subjects]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    return figure
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("study"))
+    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]
+    style.save(draw(claims), folder / "effects")
+
+
+if __name__ == "__main__":
+    main()
