@@ -2,8 +2,10 @@ r"""What the workflow adds to the work that it does: starts of processes, Snakem
 
     python benchmarks/workflow.py [--tier ci] [--cores 2] [--repetitions 5] [--shards 20]
 
-* start: CPU seconds of ``python -m qcsbm <stage> --help``, which imports what the stage imports;
-  medians, stages in turn.
+* start: CPU seconds of a process that imports what the stage imports, and sets PyTorch up as jobs
+  do; medians, stages in turn.
+* deterministic kernels: the same for PyTorch alone, by the call that jobs make and by the usual
+  one, which imports the compiler.
 * dry run: seconds of ``snakemake -n`` on the paper tier, with so many shards.
 * the tier, run into a temporary folder: jobs per minute, and where the core-time goes, by kind of
   stage. A job holds one core for the seconds in its Snakemake benchmark (computation has one thread
@@ -42,6 +44,16 @@ KINDS = {
     **dict.fromkeys(("features", "quality", "likelihood", "asymmetry"), "evaluate"),
 }
 REST = "everything else"
+START = """
+import sys, qcsbm.cli, qcsbm.stages.{stage}
+if "torch" in sys.modules:
+    from qcsbm.runtime.device import fix_arithmetic
+    fix_arithmetic()
+"""
+DETERMINISTIC = {
+    "set_deterministic_debug_mode": "import torch; torch.set_deterministic_debug_mode('error')",
+    "use_deterministic_algorithms": "import torch; torch.use_deterministic_algorithms(True)",
+}
 
 
 def ended_cpu_s() -> float:
@@ -50,16 +62,15 @@ def ended_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def starts(stages: list[str], repetitions: int) -> dict[str, float]:
-    """Median CPU seconds from the start of a process to the first line of every stage."""
-    times = {stage: [] for stage in stages}
+def medians(codes: dict[str, str], repetitions: int) -> dict[str, float]:
+    """Median CPU seconds of processes that run each of ``codes``, in turn."""
+    times = {name: [] for name in codes}
     for _ in range(repetitions):
-        for stage, values in times.items():
+        for name, values in times.items():
             before = ended_cpu_s()
-            command = [sys.executable, "-m", "qcsbm", stage, "--help"]
-            subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+            subprocess.run([sys.executable, "-c", codes[name]], cwd=ROOT, check=True)
             values.append(ended_cpu_s() - before)
-    return {stage: statistics.median(values) for stage, values in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def dry_run(tier: str, shards: int) -> dict[str, float]:
@@ -148,10 +159,15 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=20, help="shards of the dry run")
     arguments = parser.parse_args()
 
-    start = starts(list(STAGES), arguments.repetitions)
+    codes = {stage: START.format(stage=stage.replace("-", "_")) for stage in STAGES}
+    start = medians(codes, arguments.repetitions)
+    deterministic = medians(DETERMINISTIC, arguments.repetitions)
     print(f"{'stage':>17} {'start (CPU s)':>14}")
     for stage, seconds in start.items():
         print(f"{stage:>17} {seconds:14.2f}")
+    print("\ndeterministic kernels:")
+    for call, seconds in deterministic.items():
+        print(f"{call:>29} {seconds:5.2f} s of CPU")
     dry = dry_run("paper", arguments.shards)
     seconds = f"{dry['wall_s']:.1f} s, {dry['cpu_s']:.1f} s of CPU"
     print(f"\ndry run of the paper tier: {dry['jobs']} jobs, {seconds}\n")
@@ -167,6 +183,7 @@ def main() -> None:
     print(f"{'Snakemake, idle':>20} {'':5} {rest_s:8.1f} {'':17} {rest_s / core_s:7.1%}")
     result = {
         "start_cpu_s": start,
+        "deterministic_cpu_s": deterministic,
         "dry_run": dry,
         "tier": arguments.tier,
         "load": os.getloadavg()[0],

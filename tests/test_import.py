@@ -76,6 +76,14 @@ def test_importing_the_package_takes_no_time_and_neither_torch_nor_an_extra():
     assert "qcsbm" in modules and not {"torch", "numpy", *EXTRAS} & set(modules)
 
 
+def test_jobs_have_deterministic_kernels_without_the_compiler():
+    deterministic = run(
+        "import sys, torch, qcsbm.runtime.device as device; device.fix_arithmetic();"
+        "print(torch.get_deterministic_debug_mode(), 'torch._dynamo' in sys.modules)"
+    )
+    assert deterministic.split() == ["2", "False"]
+
+
 def test_importing_every_public_name_takes_no_extra():
     _, modules = json.loads(run("from qcsbm import *" + REPORT))
     assert "torch" in modules and not EXTRAS & set(modules)
