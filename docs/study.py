@@ -1,23 +1,35 @@
-"""Draw `study/effects.svg`: every effect of the study's two first families, with its interval.
+"""Draw `study/effects.svg`, and print the table of `study.md`.
 
-    python docs/effects.py [folder]
+    python docs/study.py [folder]
 
-Filled markers are decided after Holm's correction, open ones are not.
+The picture has every effect of the two first families of comparisons with its interval. Filled
+markers are decided after Holm's correction, open ones are not.
 """
 
 import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from tabulate import tabulate
 
 from qcsbm.report.claims import UNDECIDED
 from qcsbm.report.figures import style
+from qcsbm.report.tables import format_value
 
 FAMILIES = ("asymmetry", "primary")
-HEIGHT = 0.17
+COLUMNS = {
+    "NLL (bits/dim) ↓": ("table2", "nll"),
+    "Asym ↓": ("table2", "asym"),
+    "NAsym ↓": ("table2", "nasym"),
+    "Circulation (nats) ↓": ("table2", "circulation"),
+    "FD, PC ↓": ("table3", "fd"),
+    "FD, ODE ↓": ("table4", "fd"),
+    "FD, Heun ↓": ("table5", "fd"),
+}
 
 
 def panel(axes: Axes, claims: list[dict], colours: dict[str, str]) -> None:
@@ -67,10 +79,25 @@ def draw(claims: list[dict]) -> Figure:
     return figure
 
 
+def table(piece: Path) -> str:
+    """Means and standard errors over seeds, of all methods of one dataset."""
+    pages = {name: pd.read_csv(piece / f"{name}.csv") for name, _ in COLUMNS.values()}
+    rows = [[label] for label in pages["table2"]["label"]]
+    for name, metric in COLUMNS.values():
+        page = pages[name]
+        for row, mean, stderr in zip(rows, page[metric], page[f"{metric}_stderr"], strict=True):
+            row.append(format_value(mean, stderr))
+    align = ("left", *("right" for _ in COLUMNS))
+    heads = ["Method", *COLUMNS]
+    return tabulate(rows, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("study"))
     claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]
     style.save(draw(claims), folder / "effects")
+    for piece in sorted(folder.glob("*/piece.json")):
+        print(f"{piece.parent.name}\n\n{table(piece.parent)}\n")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ def from_denoiser(
     >>> field = from_denoiser(lambda image: median_filter(image, 3), (8, 8), name="median")
     >>> field(torch.zeros(2, 8, 8), torch.zeros(2)).shape
     torch.Size([2, 8, 8])
+
+    Raises:
+        BadInput: ``function`` gives something else, once the field is called.
     """
     called = name or str(getattr(function, "__name__", type(function).__name__))
 
