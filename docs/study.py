@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
 from tabulate import tabulate
 
 from qcsbm.report.claims import UNDECIDED
@@ -54,8 +55,9 @@ def panel(axes: Axes, claims: list[dict], colours: dict[str, str]) -> None:
     axes.invert_yaxis()
     if ratios:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(style.LogTicks())
-        axes.xaxis.set_minor_formatter(style.LogTicks(minor_thresholds=(2, 0.5)))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("ratio" if ratios else "difference (bits/dim)")
 
 
@@ -95,7 +97,7 @@ def table(piece: Path) -> str:
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("study"))
     claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]
-    style.save(draw(claims), folder / "effects")
+    draw(claims).savefig(folder / "effects.svg", metadata={"Date": None})
     for piece in sorted(folder.glob("*/piece.json")):
         print(f"{piece.parent.name}\n\n{table(piece.parent)}\n")
 
