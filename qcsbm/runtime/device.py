@@ -20,7 +20,7 @@ def fix_arithmetic() -> None:
     """Make results a function of the input alone: one thread, deterministic kernels, no TF32."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.set_num_threads(1)
-    # `torch.use_deterministic_algorithms` does the same, and imports the compiler, for a second.
+    # `torch.use_deterministic_algorithms` tells the compiler too, whose import takes a second.
     torch.set_deterministic_debug_mode("error")
     # On a GPU, threads of their own would number second derivatives by their history, and gradients
     # are added in the order of these numbers.
