@@ -29,6 +29,7 @@ from tabulate import tabulate
 
 from qcsbm.quality.metrics import METRICS, names
 from qcsbm.report.figures import style
+from qcsbm.schema.samplers import sampler_label
 
 CAUSES, EFFECTS = ("nasym", "circulation"), ("nll", *names("fd"))
 DRAWS = 2000
@@ -91,7 +92,8 @@ def pairs(rows):
                 methods = x.columns.intersection(y.columns)
                 both = pd.concat([x[methods], y[methods]], axis=1, keys=["x", "y"]).dropna()
                 if len(both) > 2 and len(methods) > 2:
-                    what = METRICS[cause].heading, METRICS[effect].heading, sampler
+                    name = sampler and sampler_label(sampler)
+                    what = METRICS[cause].heading, METRICS[effect].heading, name
                     yield what, both["x"], both["y"]
 
 

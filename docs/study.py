@@ -7,6 +7,7 @@ markers are decided after Holm's correction, open ones are not.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from tabulate import tabulate
 
 from qcsbm.report.claims import UNDECIDED
@@ -55,7 +56,11 @@ def panel(axes: Axes, claims: list[dict], colours: dict[str, str]) -> None:
     axes.invert_yaxis()
     if ratios:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        low, high = axes.get_xlim()
+        decades = math.log10(high / low)
+        subs = (1,) if decades > 1.5 else (1, 2, 5)
+        few = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
+        axes.xaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.6 else few)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("ratio" if ratios else "difference (bits/dim)")

@@ -333,7 +333,7 @@ def test_relations_are_read_from_metrics_and_drawn(relation, tmp_path, capsys, m
     rows = [line.split("|")[1:-1] for line in lines if "NAsym" in line]
     assert [[cell.strip() for cell in row[:3]] for row in rows] == [
         ["NAsym, NLL (bits/dim)", "11", "5"],
-        ["NAsym, FD, pc", "12", "5"],
+        ["NAsym, FD, PC", "12", "5"],
     ]
     for row, sign in zip(rows, (1, -1), strict=True):
         inside, low, high = (float(n) for n in re.findall(r"-?\d\.\d+", row[3]))

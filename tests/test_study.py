@@ -64,3 +64,10 @@ def test_the_picture_is_that_of_the_claims(tmp_path):
     claims = json.loads((STUDY / "claims.json").read_text())["claims"]
     script["draw"](claims).savefig(tmp_path / "effects.svg", metadata={"Date": None})
     assert Path(tmp_path / "effects.svg").read_bytes() == (STUDY / "effects.svg").read_bytes()
+
+
+def test_the_page_has_the_relations_of_the_sweep_of_the_regularisers_weight(capsys, monkeypatch):
+    script = runpy.run_path(str(ROOT / "benchmarks/asymmetry_and_quality.py"))
+    monkeypatch.setattr("sys.argv", ["x", str(STUDY / "asymmetry_and_quality.csv")])
+    script["main"]()
+    assert capsys.readouterr().out.split("\n\n")[1].strip() in part("docs/study.md")
