@@ -11,7 +11,6 @@ import math
 import sys
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,18 +19,8 @@ from tabulate import tabulate
 
 from qcsbm.report.claims import UNDECIDED
 from qcsbm.report.figures import style
-from qcsbm.report.tables import format_value
 
 FAMILIES = ("asymmetry", "primary")
-COLUMNS = {
-    "NLL (bits/dim) ↓": ("table2", "nll"),
-    "Asym ↓": ("table2", "asym"),
-    "NAsym ↓": ("table2", "nasym"),
-    "Circulation (nats) ↓": ("table2", "circulation"),
-    "FD, PC ↓": ("table3", "fd"),
-    "FD, ODE ↓": ("table4", "fd"),
-    "FD, Heun ↓": ("table5", "fd"),
-}
 
 
 def panel(axes: Axes, claims: list[dict], colours: dict[str, str]) -> None:
@@ -86,25 +75,48 @@ def draw(claims: list[dict]) -> Figure:
     return figure
 
 
-def table(piece: Path) -> str:
-    """Means and standard errors over seeds, of all methods of one dataset."""
-    pages = {name: pd.read_csv(piece / f"{name}.csv") for name, _ in COLUMNS.values()}
-    rows = [[label] for label in pages["table2"]["label"]]
-    for name, metric in COLUMNS.values():
-        page = pages[name]
-        for row, mean, stderr in zip(rows, page[metric], page[f"{metric}_stderr"], strict=True):
-            row.append(format_value(mean, stderr))
-    align = ("left", *("right" for _ in COLUMNS))
-    heads = ["Method", *COLUMNS]
-    return tabulate(rows, heads, tablefmt="pipe", colalign=align, disable_numparse=True)
+def show(claim: dict) -> str:
+    """Effect and interval with two digits of its width, bold where the claim is decided."""
+    if claim["low"] is None:
+        return "—"
+    numbers = claim["effect"], claim["low"], claim["high"]
+    decimals = max(0, 1 - math.floor(math.log10(numbers[2] - numbers[1])))
+    effect, low, high = (f"{x:.{decimals}f}".replace("-", "−") for x in numbers)
+    text = f"{'× ' if claim['scale'] == 'ratio' else ''}{effect} [{low}, {high}]"
+    return f"**{text}**" if claim["verdict"] != UNDECIDED else text
+
+
+def table(claims: list[dict]) -> str:
+    """Every effect of the two first families, a column for each dataset."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for claim in claims:
+        if claim["family"] in FAMILIES:
+            key = claim["subject"], claim["measure"]
+            rows.setdefault(key, {})[claim["topic"]] = show(claim)
+    subjects = list(dict.fromkeys(claim["subject"] for claim in claims))
+    topics = list(dict.fromkeys(claim["topic"] for claim in claims))
+    found = [
+        [short(subject), measure, *(effects.get(topic, "—") for topic in topics)]
+        for (subject, measure), effects in sorted(
+            rows.items(), key=lambda row: subjects.index(row[0][0])
+        )
+    ]
+    heads = ["Of", "Effect on", *topics]
+    return tabulate(found, heads, tablefmt="pipe", disable_numparse=True)
+
+
+def short(subject: str) -> str:
+    """A comparison without the name of the network, "equal time" in place of whose time it is."""
+    time = ", QC⁺'s time"
+    name = subject.replace("-NCSN++", "").replace(time, "")
+    return f"{name}, equal time" if time in subject else name
 
 
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("study"))
     claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))["claims"]
     draw(claims).savefig(folder / "effects.svg", metadata={"Date": None})
-    for piece in sorted(folder.glob("*/piece.json")):
-        print(f"{piece.parent.name}\n\n{table(piece.parent)}\n")
+    print(table(claims))
 
 
 if __name__ == "__main__":
