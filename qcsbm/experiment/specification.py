@@ -35,7 +35,7 @@ VERSIONS = {
     "cost": 3,
     "figure1": 3,
     "figure4": 2,
-    "figures": 2,
+    "figures": 3,
     "claims": 4,
     "toy": 1,
     "toy_table": 3,

@@ -15,7 +15,7 @@ from qcsbm.stages.aggregation import add_records, read_records
 from qcsbm.stages.arguments import add_data
 
 Records = dict[Path, dict[str, Any]]
-MEASURED = ("likelihood", "asymmetry", "sample", "quality")
+MEASURED = ("likelihood", "asymmetry", "circulation", "sample", "quality")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -231,6 +231,15 @@ def test_metrics_by_seed_draws_every_value_with_the_t_interval_of_the_mean(metri
     assert drawn(shown[2], "u")[0].get_ydata().tolist() == [11.0, 12.0, 16.0]
 
 
+def test_metrics_by_seed_has_the_nfe_of_samplers_in_which_it_differs(metrics):
+    ode = metrics[metrics["sampler"] == "heun35"].assign(metric="nfe", sampler="ode")
+    figure = runs.metrics_by_seed(
+        pd.concat([metrics, ode, ode.assign(sampler="pc", value=50.0)], ignore_index=True), METHODS
+    )
+    titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
+    assert [title for title in titles if "NFE" in title] == ["NFE ↓, ODE"]
+
+
 def test_one_seed_has_points_and_no_interval(metrics):
     figure = runs.metrics_by_seed(metrics[metrics["seed"] == 0], METHODS)
     assert len(drawn(figure.axes[0], "u")) == 1
@@ -281,13 +290,17 @@ def finished(tmp_path, curves):
     np.save(tmp_path / "test.npy", blank)
     (tmp_path / "data.json").write_text('{"shape": [1, 2, 2], "levels": 17, "classes": 10}')
     records = failed(tmp_path / "c", "c", "step50", "likelihood", "asymmetry", "sample")
-    nll = {"name": "nll", "value": 2.0, "stderr": 0.1, "n": 9, "unit": "bits/dim"}
+    nll, circulation = (
+        {"name": name, "value": 2.0, "stderr": 0.1, "n": 9, "unit": unit}
+        for name, unit in (("nll", "bits/dim"), ("circulation", "nats"))
+    )
     training = {"protocol": {"stop": 50}, "cost": {"started_at_step": 0, "cpu_s": 5.0}}
     for method in ("u", "qc"):
         folder = tmp_path / method
         records += [
             write_record(folder, "step50", "train", method, 0, **training),
             write_record(folder, "likelihood", "likelihood", method, 0, metrics=[nll]),
+            write_record(folder, "circulation", "circulation", method, 0, metrics=[circulation]),
             *failed(folder, method, "asymmetry"),
         ]
         curve = curves.query("method == @method and seed == 0").drop(columns=["method", "seed"])
@@ -330,6 +343,11 @@ def test_every_picture_is_drawn_of_the_methods_that_have_what_it_shows(finished,
         "quality_against_compute": ["U", "QC"],
         "figure3_pc": ["U"],
     }
+
+
+def test_metrics_by_seed_shows_what_every_stage_has_measured(finished, tmp_path):
+    titles = re.findall(r">(NLL|Circulation) \(", draw(finished, tmp_path)["metrics_by_seed"])
+    assert titles == ["NLL", "Circulation"]
 
 
 def test_colours_in_pictures_are_those_of_the_style(levels):

@@ -134,9 +134,12 @@ def metric_values(metrics: pd.DataFrame) -> pd.DataFrame:
 def metrics_by_seed(metrics: pd.DataFrame, methods: dict[str, Look]) -> Figure:
     """Every metric of `qcsbm.report.tables.tidy`, with its mean and 95 % interval over seeds.
 
-    A line joins the values of one seed, which saw the same data and noise with every method.
+    A line joins the values of one seed, which saw the same data and noise with every method. NFE is
+    left out where it is the sampler's own.
     """
     values = metric_values(metrics)
+    nfe = values[values["metric"] == "nfe"].groupby("sampler")["value"]
+    values = values.drop(nfe.filter(lambda calls: calls.nunique() == 1).index)
     order = [*OF_MODELS, *OF_SAMPLES]
     panels = sorted(
         {(row.sampler, order.index(row.metric)) for row in values.itertuples()},
