@@ -66,8 +66,13 @@ def test_the_picture_is_that_of_the_claims(tmp_path):
     assert Path(tmp_path / "effects.svg").read_bytes() == (STUDY / "effects.svg").read_bytes()
 
 
-def test_the_page_has_the_relations_of_the_sweep_of_the_regularisers_weight(capsys, monkeypatch):
+def test_the_page_has_the_relations_of_the_sweep_of_the_regularisers_weight(
+    capsys, monkeypatch, tmp_path
+):
     script = runpy.run_path(str(ROOT / "benchmarks/asymmetry_and_quality.py"))
-    monkeypatch.setattr("sys.argv", ["x", str(STUDY / "asymmetry_and_quality.csv")])
+    numbers, out = STUDY / "asymmetry_and_quality.csv", tmp_path / "asymmetry_and_quality.svg"
+    monkeypatch.setattr("sys.argv", ["x", str(numbers), "--out", str(out)])
     script["main"]()
     assert capsys.readouterr().out.split("\n\n")[1].strip() in part("docs/study.md")
+    name = "asymmetry_and_quality_digits.svg"
+    assert (tmp_path / name).read_bytes() == (STUDY / name).read_bytes()
