@@ -316,6 +316,14 @@ def test_p_of_no_relation_is_uniform_and_that_of_one_is_small(relation, monkeypa
     assert relation.permutation(*models(draws, 8, 4, 3, 5), draws) <= 0.05
 
 
+def test_three_seeds_have_a_correlation_and_no_interval(relation):
+    draws = np.random.default_rng(3)
+    x, y = models(draws, 3, 4, 0, 5)
+    interval = relation.bootstrap(relation.within, x, y, draws)
+    assert np.isnan(interval).all()
+    assert re.fullmatch(r"-?\d\.\d\d", relation.show(relation.within(x, y), *interval))
+
+
 def test_relations_are_read_from_metrics_and_drawn(relation, tmp_path, capsys, monkeypatch):
     draws, lines = np.random.default_rng(2), ["dataset,method,seed,metric,value,sampler"]
     x, y = models(draws, 12, 5, slope=2, capacity=5)
