@@ -108,7 +108,11 @@ class Slurm:
 
     def fail_node(self) -> None:
         """End the node and all that runs there at once, as a loss of power does."""
-        steps = [process for process in psutil.process_iter() if self._is_step(process)]
+        steps = [
+            process
+            for process in psutil.process_iter(["name"])
+            if process.info["name"] == "slurmstepd" and self._is_ours(process)
+        ]
         running = [child for step in steps for child in step.children(recursive=True)]
         node = self.daemons.pop("slurmd")
         for process in [node, *steps, *running]:
@@ -124,6 +128,11 @@ class Slurm:
         for daemon in self.daemons.values():
             daemon.terminate()
             daemon.wait(timeout=30)
+        # Without control groups Slurm does not end a process that has outlived its parent.
+        for process in psutil.process_iter():
+            if self._is_ours(process):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def run(self, *command: str) -> str:
         """What the command prints."""
@@ -132,13 +141,12 @@ class Slurm:
         )
         return done.stdout
 
-    def _is_step(self, process: psutil.Process) -> bool:
-        """Whether this is the parent of what a job step of this very Slurm runs."""
+    def _is_ours(self, process: psutil.Process) -> bool:
+        """Whether this very Slurm, or a command that uses it, has started the process."""
         try:
             # A daemon that has renamed itself has overwritten a part of its environment.
-            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-            return process.name() == "slurmstepd" and bytes(self.folder) in environment
-        except (psutil.Error, OSError):
+            return bytes(self.folder) in Path(f"/proc/{process.pid}/environ").read_bytes()
+        except OSError:
             return False
 
     def _start(self, name: str, *options: str) -> None:
