@@ -28,7 +28,7 @@ def part(page):
 
 def quoted(text):
     """(scale, effect, low, high) of all effects in ``text``, as decimal numbers."""
-    for ratio, *numbers in EFFECT.findall(text):
+    for ratio, *numbers in EFFECT.findall(text.replace("\N{NO-BREAK SPACE}", " ")):
         values = [Decimal(number.replace("−", "-")) for number in numbers]
         yield "ratio" if ratio else "difference", *values
 
