@@ -20,7 +20,7 @@ from tabulate import tabulate
 from qcsbm.report.claims import UNDECIDED
 from qcsbm.report.figures import style
 
-FIXED = "\N{NO-BREAK SPACE}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 FAMILIES = ("asymmetry", "primary")
 
 
@@ -84,7 +84,7 @@ def show(claim: dict) -> str:
     decimals = max(0, 1 - math.floor(math.log10(numbers[2] - numbers[1])))
     effect, low, high = (f"{x:.{decimals}f}".replace("-", "−") for x in numbers)
     # A line may break between the effect and its interval, and nowhere else.
-    text = f"{f'×{FIXED}' if claim['scale'] == 'ratio' else ''}{effect} [{low},{FIXED}{high}]"
+    text = f"{f'×{NO_BREAK}' if claim['scale'] == 'ratio' else ''}{effect} [{low},{NO_BREAK}{high}]"
     return f"**{text}**" if claim["verdict"] != UNDECIDED else text
 
 
@@ -111,7 +111,7 @@ def short(subject: str) -> str:
     """A comparison without the name of the network, "equal time" in place of whose time it is."""
     time = ", QC⁺'s time"
     name = subject.replace("-NCSN++", "").replace(time, "")
-    name = name.replace(" against ", f"{FIXED}against{FIXED}")
+    name = name.replace(" against ", f"{NO_BREAK}against{NO_BREAK}")
     return f"{name}, equal time" if time in subject else name
 
 
